@@ -1,0 +1,90 @@
+"""What all tests share: the backend (`--backend` or KERAS_BACKEND), virtual devices, and a fresh random state.
+
+The environment is set before Keras is imported, because Keras and JAX read it once, at import.
+"""
+
+import os
+
+import pytest
+
+BACKENDS = ("tensorflow", "jax", "torch")
+TF_DEVICES = 2
+JAX_DEVICES = 4
+
+
+def pytest_addoption(parser):
+    parser.addoption("--backend", choices=BACKENDS, help="Keras backend of this run, instead of KERAS_BACKEND")
+
+
+def pytest_configure(config):
+    os.environ.setdefault("MPLBACKEND", "Agg")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    backend = config.getoption("--backend")
+    if backend:
+        os.environ["KERAS_BACKEND"] = backend
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={JAX_DEVICES}".strip()
+
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        _split_the_cpu()
+
+
+def pytest_report_header():
+    import keras
+
+    return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+def _split_the_cpu():
+    """Show TensorFlow two CPU devices; must run before TensorFlow uses one. Ordinary code stays on the first."""
+    import tensorflow as tf
+
+    logical = [tf.config.LogicalDeviceConfiguration() for _ in range(TF_DEVICES)]
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], logical)
+
+
+@pytest.fixture(autouse=True)
+def fresh_random_state():
+    """Seed Python, NumPy and Keras, and give back the global dtype policy if a test changed it."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy(policy)
+
+
+@pytest.fixture(scope="session")
+def backend():
+    """Name of the Keras backend of this run."""
+    import keras
+
+    return keras.backend.backend()
+
+
+@pytest.fixture(scope="session")
+def mirrored_strategy(backend):
+    """A `MirroredStrategy` over two virtual CPU devices; build the model under `mirrored_strategy.scope()`.
+
+    One for the session: a second one in the same process mixes up its collectives with those of the first.
+    """
+    if backend != "tensorflow":
+        pytest.skip("tf.distribute belongs to the TensorFlow backend")
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(TF_DEVICES)])
+
+
+@pytest.fixture
+def data_parallel(backend):
+    """A `DataParallel` over four virtual CPU devices; build and fit the model under `data_parallel.scope()`."""
+    if backend != "jax":
+        pytest.skip("keras.distribution.DataParallel is tested on the JAX backend")
+    import keras
+
+    before = keras.distribution.distribution()
+    yield keras.distribution.DataParallel(devices=keras.distribution.list_devices("cpu")[:JAX_DEVICES])
+    keras.distribution.set_distribution(before)

@@ -1,0 +1,47 @@
+"""Checks of constructor arguments: return the value, or say what is accepted and what came."""
+
+import math
+import numbers
+
+
+def check_one_of(name, value, choices):
+    """Return `value` if it is one of `choices`, else raise ValueError."""
+    # `True == 1`, so the types are compared too: `every=True` must not pass for 1.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        accepted = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"`{name}` must be one of {accepted}. Received: {name}={value!r}")
+    return value
+
+
+def check_bool(name, value):
+    """Return `value` if it is a bool, else raise TypeError."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value
+
+
+def check_integer(name, value, minimum):
+    """Return `value` as an int if it is a whole number >= `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"`{name}` must be an int >= {minimum}. Received: {name}={value!r}")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be an int >= {minimum}. Received: {name}={value!r}")
+    return int(value)
+
+
+def check_number(name, value, *, above=-math.inf, below=math.inf, closed=""):
+    """Return `value` as a float if it lies in the interval; `closed` holds "[" and/or "]" where an end is included."""
+    left, right = "[" if "[" in closed else "(", "]" if "]" in closed else ")"
+    interval = f"{left}{above:g}, {below:g}{right}"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number in {interval}. Received: {name}={value!r}")
+    high_enough = value >= above if left == "[" else value > above
+    low_enough = value <= below if right == "]" else value < below
+    if not (high_enough and low_enough):  # a NaN fails both
+        raise ValueError(f"`{name}` must lie in {interval}. Received: {name}={value!r}")
+    return float(value)
+
+
+def check_optional(check, name, value, *args, **kwargs):
+    """Return None if `value` is None, else `check(name, value, ...)`."""
+    return None if value is None else check(name, value, *args, **kwargs)

@@ -1,0 +1,292 @@
+"""What runs inside the compiled train step: see the gradients, leave a bad update out, scale the learning rate.
+
+`instrument` wraps a model's `train_step`. The wrapped step takes `(batch, controls)` instead of `batch` and returns
+`(logs, record)` instead of `logs`. Everything goes in and out as arguments and results, so there is no hidden variable
+that a checkpoint could pick up. The optimizer is watched only while the step runs (or is traced): between two steps,
+when other callbacks save or read it, it is exactly the user's object.
+"""
+
+import contextlib
+import dataclasses
+import threading
+
+import keras
+from keras import ops
+
+from tf_tricks._backend import BACKEND
+from tf_tricks.fit_hooks import gradients as g
+from tf_tricks.fit_hooks import updates
+
+APPLIED, BAD, FROZEN = 0, 1, 2  # the status of a step
+
+# What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
+PRIVATE_ATTRIBUTES = {
+    "Optimizer._get_current_learning_rate": "the one place that every optimizer asks for its rate, schedules included",
+    "Optimizer._accumulated_gradients": "gradient accumulation keeps the sum that reaches the update rule here",
+    "Optimizer._iterations": "counts the calls of `apply` also while gradients accumulate, unlike `iterations`",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a step shall do beside training. Two fits with equal specs share one compiled step."""
+
+    columns: frozenset = frozenset()
+    guard: bool = False
+    rate: bool = False
+
+
+@dataclasses.dataclass
+class _View:
+    """What one step has shown so far."""
+
+    frozen: object = None
+    loss: object = None
+    scale: object = None
+    finite: object = None
+    norms: object = None  # of the gradients that exist
+    columns: dict = dataclasses.field(default_factory=dict)
+    before: list | None = None
+
+
+class Instrument:
+    """The instrumented train step of one model."""
+
+    def __init__(self, model, spec):
+        self.model = model
+        self.spec = spec
+        self.variables = list(model.trainable_variables)
+        self.under_xla = BACKEND == "jax" or bool(model.jit_compile)
+        self._train_step = model.train_step
+        self._built_for = _identity(model)
+        self._rate = None
+        self._local = threading.local()  # MirroredStrategy runs each replica's step in a thread of its own
+
+    def fits(self, model, spec):
+        """Can this step serve another `fit`? Not if something that it was built from has changed."""
+        return (
+            self.spec == spec
+            and self._built_for == _identity(model)
+            and [id(v) for v in self.variables] == [id(v) for v in model.trainable_variables]
+        )
+
+    # --- the step -------------------------------------------------------------------------------------------------
+
+    def stateful_step(self, payload):
+        """TensorFlow and Torch: variables change in place."""
+        data, controls = payload
+        view = self._begin(controls)
+        restorable = [*self.model.non_trainable_variables, *self.model.metrics_variables] if self.spec.guard else []
+        kept = updates.read(restorable)
+        logs = self._train_step(data)
+        if self.spec.guard:
+            loss_finite = ops.isfinite(self._loss(view, logs))
+            # A custom `train_step` may compute its loss where only the logs show it: too late to hold the update
+            # back (its gradients were finite), but not too late to report it.
+            view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
+            updates.restore_unless(self._applied(view), restorable, kept)
+        return logs, self._record(view, logs, controls)
+
+    def stateless_step(self, state, payload):
+        """JAX: the state goes in and out, so a bad step simply returns the state that it was given."""
+        data, controls = payload
+        view = self._begin(controls)
+        view.before = state[0]
+        logs, new_state = self._train_step(state, data)
+        view.loss = self._jax_loss(state, new_state, logs)
+        if self.spec.guard:
+            loss_finite = ops.isfinite(view.loss)
+            view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
+            new_state = updates.select(self._applied(view), new_state, state)
+        self._see_update(view, new_state[0])
+        return (logs, self._record(view, logs, controls)), new_state
+
+    def _begin(self, controls):
+        view = _View()
+        self._rate = controls["rate"]  # the same for every replica, so not one a thread
+        if self.spec.guard:
+            view.frozen = controls["guard"][1] > 0
+        self._local.view = view
+        return view
+
+    def _applied(self, view):
+        return ops.logical_and(view.finite, ops.logical_not(view.frozen))
+
+    # --- the optimizer, watched -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def watch(self):
+        """While this context lasts, the optimizer's class is a subclass of its own that tells us what it is given."""
+        with contextlib.ExitStack() as stack:
+            optimizer = self.model.optimizer
+            inner = g.innermost(optimizer)
+            stack.enter_context(_swapped_class(optimizer, self._watching_class(type(optimizer), optimizer is inner)))
+            if inner is not optimizer:
+                stack.enter_context(_swapped_class(inner, self._rate_class(type(inner))))
+            yield
+
+    def _rate_class(self, cls):
+        if not self.spec.rate:
+            return cls
+        instrument = self
+
+        class Watched(cls):
+            def _get_current_learning_rate(self):
+                rate = ops.convert_to_tensor(super()._get_current_learning_rate())
+                return rate * ops.cast(instrument._rate, rate.dtype)
+
+        return Watched
+
+    def _watching_class(self, cls, is_innermost):
+        instrument = self
+        base = self._rate_class(cls) if is_innermost else cls
+
+        class Watched(base):
+            def scale_loss(self, loss):
+                if BACKEND != "jax":  # there it is traced inside the gradient, from which no value may leak
+                    instrument._local.view.loss = updates.sum_over_replicas([loss])[0]
+                return super().scale_loss(loss)
+
+            def apply(self, grads, trainable_variables=None):
+                if BACKEND == "jax":
+                    return super().apply(grads, trainable_variables)
+                variables = list(trainable_variables or instrument.variables)
+                view = instrument._local.view
+                instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
+                if "update_norm" in instrument.spec.columns:
+                    view.before = updates.copies(variables)
+                if instrument.spec.guard:
+                    view.finite = instrument._acceptable(view)
+                    applied = instrument._applied(view)
+                    updates.run_if(applied, super().apply, grads, variables, self, under_xla=instrument.under_xla)
+                else:
+                    super().apply(grads, variables)
+                instrument._see_update(view, variables)
+
+            def stateless_apply(self, optimizer_variables, grads, trainable_variables):
+                values = {id(v): value for v, value in zip(self.variables, optimizer_variables, strict=True)}
+                view = instrument._local.view
+                instrument._see_gradients(
+                    view, self, grads, instrument.variables, read=lambda v: values[id(v)]
+                )
+                view.finite = instrument._acceptable(view)
+                return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+
+        return Watched
+
+    # --- what is recorded -----------------------------------------------------------------------------------------
+
+    def _see_gradients(self, view, optimizer, grads, variables, read):
+        index = {id(v): i for i, v in enumerate(variables)}
+        by_variable = [grads[index[id(v)]] if id(v) in index else None for v in self.variables]
+        present = [grad is not None for grad in by_variable]
+        tensors = updates.sum_over_replicas([g.dense(grad) for grad in by_variable if grad is not None])
+        norms = g.norms(tensors, under_xla=self.under_xla)
+        view.scale = g.loss_scale(optimizer, read)
+        if view.scale is not None:
+            norms = norms / ops.cast(view.scale, norms.dtype)
+        view.norms = norms
+        view.columns["grad_norm"] = _spread(norms, present)
+        if "applied_grad_norm" in self.spec.columns:
+            applied = self._applied_gradients(g.innermost(optimizer), tensors, by_variable, read, view.scale)
+            view.columns["applied_grad_norm"] = _spread(applied, present)
+
+    def _applied_gradients(self, optimizer, tensors, by_variable, read, scale):
+        """Norms of what reaches the update rule, before clipping by norm (the host adds that; it is arithmetic)."""
+        if scale is not None:
+            tensors = [tensor / ops.cast(scale, tensor.dtype) for tensor in tensors]
+        steps = optimizer.gradient_accumulation_steps
+        if steps:
+            kept = zip(optimizer._accumulated_gradients, by_variable, strict=True)
+            sums = [ops.cast(read(sum_), "float32") for sum_, gradient in kept if gradient is not None]
+            tensors = [(tensor + sum_) / steps for tensor, sum_ in zip(tensors, sums, strict=True)]
+        if optimizer.clipvalue is not None:
+            tensors = [ops.clip(tensor, -optimizer.clipvalue, optimizer.clipvalue) for tensor in tensors]
+        norms = g.norms(tensors, under_xla=self.under_xla)
+        if steps:
+            updates_now = ops.equal((read(optimizer._iterations) + 1) % steps, 0)
+            norms = ops.where(updates_now, norms, ops.full_like(norms, float("nan")))
+        return norms
+
+    def _acceptable(self, view):
+        """Is this update fit to be applied? An overflow that dynamic loss scaling caused itself is its own affair."""
+        finite = ops.all(ops.isfinite(view.norms))
+        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
+            finite = ops.logical_or(finite, view.scale > 1.0)
+        if view.loss is not None:
+            finite = ops.logical_and(finite, ops.isfinite(ops.cast(view.loss, "float32")))
+        return finite
+
+    def _see_update(self, view, after):
+        columns = self.spec.columns & {"weight_norm", "update_norm"}
+        if not columns:
+            return
+        before = view.before
+        after = [ops.convert_to_tensor(value) for value in after]
+        if "weight_norm" in columns:
+            view.columns["weight_norm"] = g.norms(after, under_xla=self.under_xla)
+        if "update_norm" in columns:
+            changes = updates.differences(after, before)
+            view.columns["update_norm"] = g.norms(changes, under_xla=self.under_xla)
+
+    def _loss(self, view, logs):
+        if view.loss is None:
+            view.loss = logs.get("loss", 0.0) if isinstance(logs, dict) else 0.0
+        return ops.cast(view.loss, "float32")
+
+    def _jax_loss(self, state, new_state, logs):
+        """The loss of this batch from the running mean's change: JAX lets no value out of the gradient's trace."""
+        tracker = next((metric for metric in self.model.metrics if metric.name == "loss"), None)
+        if not isinstance(tracker, keras.metrics.Mean):
+            return ops.cast(logs.get("loss", 0.0), "float32")
+        positions = {id(v): i for i, v in enumerate(self.model.metrics_variables)}
+        total, count = positions[id(tracker.total)], positions[id(tracker.count)]
+        added = new_state[3][count] - state[3][count]
+        mean = (new_state[3][total] - state[3][total]) / ops.maximum(added, 1e-30)
+        return ops.cast(ops.where(added > 0, mean, logs.get("loss", 0.0)), "float32")
+
+    def _record(self, view, logs, controls):
+        """One float32 row `[status, loss, column, column, ...]`, and the guard's two counters."""
+        status = ops.zeros((1,), "float32")
+        guard = controls["guard"]
+        if self.spec.guard:
+            bad = ops.logical_not(view.finite)
+            in_a_row = ops.where(view.frozen, guard[0], ops.where(bad, guard[0] + 1, 0))
+            frozen = ops.logical_or(view.frozen, in_a_row >= controls["freeze_at"])
+            status = ops.where(view.frozen, float(FROZEN), ops.where(bad, float(BAD), float(APPLIED)))
+            status = ops.reshape(ops.cast(status, "float32"), (1,))
+            guard = ops.stack([in_a_row, ops.cast(frozen, in_a_row.dtype)])
+        loss = ops.reshape(self._loss(view, logs), (1,))
+        nothing = ops.full((len(self.variables),), float("nan"), "float32")
+        wanted = [column for column in g.COLUMNS if column in self.spec.columns]
+        self._local.view = None  # keeps no tensor alive until the next step
+        row = ops.concatenate([status, loss, *(view.columns.get(column, nothing) for column in wanted)])
+        return {"row": row, "guard": guard}
+
+
+def _identity(model):
+    return id(model.optimizer), id(model.train_step.__func__), model.jit_compile, model.run_eagerly
+
+
+def _spread(vector, present):
+    """Put the norms of the variables that have a gradient at their places; the others get NaN."""
+    if all(present):
+        return vector
+    places, missing = [], len(present)
+    position = 0
+    for each in present:
+        places.append(position if each else missing)
+        position += each
+    nothing = ops.full((missing - position + 1,), float("nan"), "float32")
+    padded = ops.concatenate([vector, nothing])
+    return ops.take(padded, [min(place, position) for place in places])
+
+
+@contextlib.contextmanager
+def _swapped_class(instance, cls):
+    original = type(instance)
+    object.__setattr__(instance, "__class__", cls)
+    try:
+        yield
+    finally:
+        object.__setattr__(instance, "__class__", original)

@@ -1,0 +1,107 @@
+"""Hold an update back, keep and restore values: the few things that each backend does in a way of its own.
+
+Under XLA (and so on JAX) the update is computed as always and a branch after it picks the new or the old state: the
+good steps are then rounded exactly as without us. TensorFlow's graphs branch around the update. Torch branches on the
+CPU and selects on a GPU, where reading a flag would stop the pipeline.
+"""
+
+import keras
+from keras import ops
+
+from tf_tricks._backend import BACKEND, jax, tf, torch
+
+
+def _replicas():
+    """Number of replicas that run this step side by side under `tf.distribute`."""
+    if BACKEND != "tensorflow" or tf.distribute.in_cross_replica_context():
+        return 1
+    return tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def sum_over_replicas(tensors):
+    """The sums of each tensor over the replicas of `tf.distribute`; elsewhere the tensors as they are."""
+    tensors = list(tensors)
+    if _replicas() == 1 or not tensors:
+        return tensors
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def read(variables):
+    """The present values of variables, as values that a later `assign` does not change."""
+    if BACKEND == "torch":
+        return [variable.value.detach().clone() for variable in variables]
+    if BACKEND == "tensorflow":  # `identity` reads now; `convert_to_tensor` would hand out the variable itself
+        return [tf.identity(v.value if isinstance(v, keras.Variable) else v) for v in variables]
+    return [ops.convert_to_tensor(variable) for variable in variables]
+
+
+copies = read  # a name for the place where the copy matters
+
+
+def differences(after, before):
+    """`after - before` in float32, tensor by tensor."""
+    if BACKEND == "torch":
+        return torch._foreach_sub([a.detach().float() for a in after], [b.float() for b in before])
+    return [ops.cast(a, "float32") - ops.cast(b, "float32") for a, b in zip(after, before, strict=True)]
+
+
+def select(condition, new, old):
+    """`new` where the condition holds, else `old`, for nested lists of tensors."""
+    return jax.lax.cond(condition, lambda: new, lambda: old)
+
+
+def restore_unless(condition, variables, values):
+    """Give variables their old values back, unless the condition holds."""
+    if BACKEND == "torch" and condition.device.type == "cpu":
+        if not bool(condition):
+            _assign(variables, values)
+    elif BACKEND == "tensorflow" and _replicas() == 1:
+        tf.cond(condition, lambda: None, lambda: _assign(variables, values))
+    else:
+        # Inside a replica an assignment may need all replicas, which no branch allows.
+        _assign(variables, [ops.where(condition, v, value) for v, value in zip(variables, values, strict=True)])
+
+
+def _assign(variables, values):
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+
+
+def run_if(condition, apply, grads, variables, optimizer, *, under_xla):
+    """Call `apply(grads, variables)`, the optimizer's own method, only if the condition holds."""
+    if BACKEND == "tensorflow" and under_xla:
+        # Undo afterwards: a branch around the update would make XLA fuse it otherwise and round it differently.
+        state = [*variables, *optimizer.variables]
+        kept = read(state)
+        apply(grads, variables)
+        restore_unless(condition, state, kept)
+    elif BACKEND == "tensorflow":
+        _tensorflow_run_if(condition, apply, grads, variables)
+    elif condition.device.type == "cpu":
+        if bool(condition):
+            apply(grads, variables)
+    else:
+        state = [*variables, *optimizer.variables]
+        kept = read(state)
+        apply(grads, variables)
+        with torch.no_grad():
+            for variable, value in zip(state, kept, strict=True):
+                variable.value.copy_(torch.where(condition, variable.value, value))
+
+
+def _tensorflow_run_if(condition, apply, grads, variables):
+    if _replicas() == 1:
+        tf.cond(condition, lambda: apply(grads, variables), lambda: None)
+        return
+
+    # With several replicas `apply` merges them, and a branch inside a replica must not: branch outside instead.
+    def in_cross_replica(strategy, condition, grads):
+        # The condition was computed from values summed over all replicas, so any replica's copy will do.
+        first = strategy.experimental_local_results(condition)[0]
+
+        def run():
+            strategy.extended.call_for_each_replica(apply, args=(grads, variables))
+
+        tf.cond(first, run, lambda: None)
+
+    tf.distribute.get_replica_context().merge_call(in_cross_replica, args=(condition, grads))
