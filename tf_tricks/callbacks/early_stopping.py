@@ -1,23 +1,27 @@
 """Stop `fit` when it no longer pays, go back to the best epoch, try a lower learning rate first, and say why."""
 
 import dataclasses
-import math
-import re
 import time
 import warnings
 
 import keras
-import numpy as np
 
+from tf_tricks import fit_hooks
 from tf_tricks._checks import check_bool, check_integer, check_number, check_one_of, check_optional
+from tf_tricks.callbacks._monitor import (
+    Track,
+    check_each,
+    check_monitor,
+    check_restore_best,
+    check_thresholds,
+    direction_of,
+    is_improvement,
+    scalar,
+    spread,
+)
 from tf_tricks.checkpoints.snapshot import Snapshot
 
-_HIGHER_IS_BETTER = set(
-    "acc accuracy auc precision recall f1 fbeta iou r2 sensitivity specificity similarity correlation dice bleu".split()
-)
-_LOWER_IS_BETTER = set(
-    "loss error crossentropy hinge divergence kldivergence poisson logcosh cosh mse mae mape msle rmse".split()
-)
+_STATE = ("wait", "stopped_epoch", "stopped_reason", "best", "best_epoch")
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")
@@ -114,11 +118,11 @@ class EarlyStopping(keras.callbacks.Callback):
         restore_best=None,
     ):
         super().__init__()
-        self.monitor = _check_monitor(monitor)
-        self.min_delta = _check_each("min_delta", min_delta, self._names, check_number)
+        self.monitor = check_monitor(monitor)
+        self.min_delta = check_each("min_delta", min_delta, self._names, check_number)
         self.patience = check_integer("patience", patience, 0)
         self.verbose = check_integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
-        self.mode = _check_each("mode", mode, self._names, check_one_of, ("auto", "min", "max"))
+        self.mode = check_each("mode", mode, self._names, check_one_of, ("auto", "min", "max"))
         self.baseline = check_optional(check_number, "baseline", baseline)
         self.restore_best_weights = check_bool("restore_best_weights", restore_best_weights)
         self.start_from_epoch = check_integer("start_from_epoch", start_from_epoch, 0)
@@ -127,13 +131,13 @@ class EarlyStopping(keras.callbacks.Callback):
         self.max_seconds = check_optional(check_number, "max_seconds", max_seconds, above=0)
         self.stop_above = check_optional(check_number, "stop_above", stop_above)
         self.stop_below = check_optional(check_number, "stop_below", stop_below)
-        _check_thresholds(self.stop_above, self.stop_below)
+        check_thresholds(self.stop_above, self.stop_below)
         self.divergence = check_optional(check_number, "divergence", divergence, above=0)
         self.learning_rate_drop = check_optional(
             check_number, "learning_rate_drop", learning_rate_drop, above=0, below=1
         )
         self.max_drops = check_integer("max_drops", max_drops, 1)
-        self.restore_best = _check_restore_best(restore_best, self.restore_best_weights)
+        self.restore_best = check_restore_best(restore_best, self.restore_best_weights)
         self._hook = None
         self._reset()
 
@@ -155,8 +159,6 @@ class EarlyStopping(keras.callbacks.Callback):
             self._reset()
         self._begin = time.monotonic()
         if self.learning_rate_drop is not None:
-            from tf_tricks import fit_hooks
-
             # `rate` only says that the rate may change: the compiled step then takes a multiplier as an argument.
             self._hook = fit_hooks.attach(self.model, self, rate=_unchanged)
 
@@ -243,7 +245,7 @@ class EarlyStopping(keras.callbacks.Callback):
         for name in _STATE:
             setattr(self, name, state[name])
         self.drop_epochs = list(state["drop_epochs"])
-        self._tracks = [_Track(**track) for track in state["monitors"]]
+        self._tracks = [Track(**track) for track in state["monitors"]]
         self._averages_at_best = [tuple(pair) for pair in state["averages_at_best"]]
         self._best_state = None if state["best_state"] is None else Snapshot.from_state(state["best_state"])
         self._last_rate = state["learning_rate"]
@@ -274,7 +276,7 @@ class EarlyStopping(keras.callbacks.Callback):
         self.wait, self.stopped_epoch, self.stopped_reason = 0, 0, None
         self.best, self.best_epoch, self.drop_epochs = None, None, []
         self._best_state, self._last_rate, self._resuming = None, None, False
-        self._tracks = [_Track() for _ in self._names]
+        self._tracks = [Track() for _ in self._names]
         self._averages_at_best = [(0.0, 0) for _ in self._names]
         self._directions = None
         self._elapsed, self._begin = 0.0, None
@@ -291,13 +293,13 @@ class EarlyStopping(keras.callbacks.Callback):
         if absent:
             self._gaps = True
             return None
-        return [_scalar(name, logs[name]) for name in self._names]
+        return [scalar(name, logs[name]) for name in self._names]
 
     def _judge(self, epoch, values):
         """Take in the values of an epoch: a reason to stop now or None, and whether no monitor has improved."""
         if self._directions is None:
-            modes = _spread(self.mode, self._names)
-            self._directions = [_direction(*each, self.model) for each in zip(modes, self._names, strict=True)]
+            modes = spread(self.mode, self._names)
+            self._directions = [direction_of(*each, self.model) for each in zip(modes, self._names, strict=True)]
         values = [track.smoothed(value, self.smoothing) for track, value in zip(self._tracks, values, strict=True)]
         diverged = self._diverged(values[0], epoch)
         self.wait += 1
@@ -318,7 +320,7 @@ class EarlyStopping(keras.callbacks.Callback):
             self._best_state = Snapshot.take(self.model, optimizer=optimizer)
 
     def _improves(self, i, value, reference):
-        margin = abs(_spread(self.min_delta, self._names)[i])
+        margin = abs(spread(self.min_delta, self._names)[i])
         return is_improvement(value, reference, self._directions[i], margin, self.min_delta_mode == "relative")
 
     def _goal(self, value, epoch):
@@ -404,168 +406,9 @@ class EarlyStopping(keras.callbacks.Callback):
         )
 
 
-# --- arithmetic ---------------------------------------------------------------------------------------------------
-
-_STATE = ("wait", "stopped_epoch", "stopped_reason", "best", "best_epoch")
-
-
-@dataclasses.dataclass
-class _Track:
-    """What is known of one monitor: its best value, and its moving average before the correction for the start."""
-
-    best: float | None = None
-    average: float = 0.0
-    count: int = 0
-
-    def smoothed(self, value, smoothing):
-        """Take in a value; return its moving average, or None if the value is not finite."""
-        if not math.isfinite(value):
-            return None
-        if smoothing is None:
-            return value
-        self.count += 1
-        self.average = smoothing * self.average + (1 - smoothing) * value
-        return self.average / (1 - smoothing**self.count)
-
-
-def is_improvement(value, reference, direction, margin, relative=False):
-    """Is `value` better than `reference` by more than `margin`?
-
-    Args:
-        value: float, or None for a value that is not finite: never an improvement.
-        reference: float, or None: anything is better than nothing.
-        direction: 1 if higher is better, -1 if lower is better.
-        margin: float >= 0, in the unit of `value`, or with `relative=True` a fraction of the size of `reference`.
-    """
-    if value is None or reference is None:
-        return value is not None
-    if relative:
-        margin = margin * abs(reference)
-    # In the precision of Keras's own comparison, so that an improvement by exactly `min_delta` is none here either.
-    precision = np.float64 if keras.backend.floatx() == "float64" else np.float32
-    with np.errstate(over="ignore"):
-        return bool(direction * precision(value - direction * margin) > direction * precision(reference))
-
-
-def _unchanged(step):
+def _unchanged(position):
     return 1.0
-
-
-def _scalar(name, value):
-    if isinstance(value, float):
-        return value
-    value = np.asarray(keras.ops.convert_to_numpy(value))
-    if value.size != 1:
-        raise ValueError(
-            f"EarlyStopping: monitor `{name}` must be a single number. Received: an array of shape {value.shape}. "
-            "Let the metric average it."
-        )
-    return float(value.reshape(()))
 
 
 def _text(value):
     return f"{value:.4g}"
-
-
-def _spread(value, names):
-    return list(value) if isinstance(value, (list, tuple)) else [value] * len(names)
-
-
-# --- which way is better ------------------------------------------------------------------------------------------
-
-
-def _direction(mode, monitor, model):
-    """1 if higher values of the monitor are better, -1 if lower ones are; asks if "auto" cannot tell."""
-    if mode != "auto":
-        return 1 if mode == "max" else -1
-    name = monitor.removeprefix("val_")
-    found = next(filter(None, map(_direction_of_metric, _metrics_called(name, model))), None) or _direction_of(name)
-    if found is None:
-        raise ValueError(
-            f"EarlyStopping: cannot tell whether monitor `{monitor}` should be as high or as low as possible. "
-            "Pass mode='max' or mode='min'."
-        )
-    return found
-
-
-def _metrics_called(name, model):
-    """The model's metrics that write this log key: those with the very name first, then those of named outputs."""
-    metrics = []
-    for metric in getattr(model, "metrics", None) or []:
-        metrics += [each for each in getattr(metric, "metrics", [])] or [metric]
-    exact = [metric for metric in metrics if metric.name == name]
-    return exact or [metric for metric in metrics if re.fullmatch(rf".+_{re.escape(metric.name)}(_\d+)?", name)]
-
-
-def _direction_of_metric(metric):
-    for cls in type(metric).__mro__:
-        if cls is keras.metrics.MeanMetricWrapper:
-            # A metric made of a loss function: lower is better, also for the cosine similarity, whose loss is negated.
-            return -1 if _wraps_a_loss_of_keras(metric) else None
-        if cls in (keras.metrics.Mean, keras.metrics.Metric):
-            return None
-        if found := _direction_of(cls.__name__):
-            return found
-    return None
-
-
-def _wraps_a_loss_of_keras(metric):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a lambda cannot be serialized safely, which does not matter here
-        try:
-            function = metric.get_config()["fn"]
-        except Exception:  # whatever a function of the user does that cannot be serialized: it is not Keras's
-            return False
-    # A function is described by its own name, a loss object by its class.
-    function = function if isinstance(function, dict) else {}
-    names = (function.get("config"), function.get("class_name"))
-    return any(isinstance(name, str) and hasattr(keras.losses, name) for name in names)
-
-
-def _direction_of(name):
-    """1 or -1 if the words of a name, in any spelling, say so; None if they do not, or contradict each other."""
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().replace("io_u", "iou")
-    words = set(re.findall(r"[a-z0-9]+", snake))
-    higher, lower = words & _HIGHER_IS_BETTER, words & _LOWER_IS_BETTER
-    if name == "loss" or name.endswith("_loss") or (lower and not higher):
-        return -1
-    return 1 if higher and not lower else None
-
-
-# --- arguments ----------------------------------------------------------------------------------------------------
-
-
-def _check_monitor(monitor):
-    if isinstance(monitor, str):
-        return monitor
-    if not isinstance(monitor, (list, tuple)) or not all(isinstance(name, str) for name in monitor):
-        raise TypeError(f"`monitor` must be a str or a list of str. Received: monitor={monitor!r}")
-    if not monitor or len(set(monitor)) != len(monitor):
-        raise ValueError(f"`monitor` must name at least one quantity, and none twice. Received: monitor={monitor!r}")
-    return list(monitor)
-
-
-def _check_each(name, value, names, check, *args):
-    """Check one value for all monitors, or a list with one for each."""
-    if not isinstance(value, (list, tuple)):
-        return check(name, value, *args)
-    if len(value) != len(names):
-        raise ValueError(f"`{name}` must have one entry per monitor ({len(names)}). Received: {name}={value!r}")
-    return [check(name, each, *args) for each in value]
-
-
-def _check_thresholds(above, below):
-    if above is not None and below is not None and below >= above:
-        raise ValueError(
-            f"`stop_below` must lie below `stop_above`, else any value stops. Received: stop_below={below!r}, "
-            f"stop_above={above!r}"
-        )
-
-
-def _check_restore_best(value, restore_best_weights):
-    check_one_of("restore_best", value, (None, False, "weights", "all"))
-    if value is False and restore_best_weights:
-        raise ValueError(
-            "`restore_best` must not be False with restore_best_weights=True. Received: restore_best=False"
-        )
-    return value

@@ -1,6 +1,9 @@
-"""TensorBoard event files without TensorFlow: `tensorboard` writes them itself, on every backend."""
+"""TensorBoard event files without TensorFlow, on every backend, and without the thread of TensorBoard's own writer."""
 
+import io
 import os
+import pathlib
+import socket
 import time
 
 import keras
@@ -8,37 +11,63 @@ import numpy as np
 
 from tf_tricks._optional import import_optional
 
+_PURPOSE = "GradientNormLogger with `log_dir`"
+
+
+def check_installed():
+    """Raise ImportError, with the pip command, if tensorboard is missing."""
+    import_optional("tensorboard", "tensorboard", purpose=_PURPOSE)
+
 
 class Writer:
-    """Writes scalars and histograms of a run to `log_dir/gradient_norms`."""
+    """Appends scalars and histograms to one event file; between two calls no file is open."""
 
     def __init__(self, log_dir):
-        events = import_optional("tensorboard.summary.writer.event_file_writer", "tensorboard")
-        self._protos = import_optional("tensorboard.compat.proto.event_pb2", "tensorboard")
-        self._scalar_pb = import_optional("tensorboard.plugins.scalar.summary_v2", "tensorboard").scalar_pb
-        self._histogram_pb = import_optional("tensorboard.plugins.histogram.summary_v2", "tensorboard").histogram_pb
-        self._file = events.EventFileWriter(os.path.join(log_dir, "gradient_norms"))
+        def load(name):
+            return import_optional(f"tensorboard.{name}", "tensorboard", purpose=_PURPOSE)
 
-    def _write(self, summary, step):
-        self._file.add_event(self._protos.Event(wall_time=time.time(), step=int(step), summary=summary))
+        self._event = load("compat.proto.event_pb2").Event
+        self._scalar = load("plugins.scalar.summary_v2").scalar_pb
+        self._histogram = load("plugins.histogram.summary_v2").histogram_pb
+        self._records = load("summary.writer.record_writer").RecordWriter
+        folder = pathlib.Path(log_dir) / "gradient_norms"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two fits within a second in one process must not share a file: hence nanoseconds.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self._path = folder / name
+        self._append([self._event(wall_time=time.time(), file_version="brain.Event:2")])
+
+    def _append(self, events):
+        buffer = io.BytesIO()
+        writer = self._records(buffer)
+        for event in events:
+            writer.write(event.SerializeToString())
+        with open(self._path, "ab") as file:
+            file.write(buffer.getvalue())
+
+    def _events(self, summaries, step):
+        return [self._event(wall_time=time.time(), step=int(step), summary=summary) for summary in summaries]
 
     def scalars(self, values, step):
         """Write a dict of floats at one step."""
-        for key, value in values.items():
-            self._write(self._scalar_pb(key, float(value)), step)
+        self._append(self._events([self._scalar(key, float(value)) for key, value in values.items()], step))
 
-    def rows(self, rows):
-        """Write a dict of arrays `(k,)`, "step" among them."""
-        for i, step in enumerate(rows["step"]):
-            self.scalars({key: array[i] for key, array in rows.items() if key != "step"}, step)
+    def rows(self, steps, values):
+        """Write a dict of arrays `(k,)` at k steps."""
+        events = []
+        for i, step in enumerate(steps):
+            events += self._events([self._scalar(key, float(array[i])) for key, array in values.items()], step)
+        self._append(events)
 
-    def histograms(self, model, epoch):
-        """Write the distribution of each trainable variable."""
-        for variable in model.trainable_variables:
-            values = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
-            finite = values[np.isfinite(values)]
-            self._write(self._histogram_pb(f"weights/{variable.path}", finite), epoch)
+    def histograms(self, values, step):
+        """Write a dict of arrays of any shape as distributions; what is not finite has no place in one."""
+        finite = {key: array[np.isfinite(array)] for key, array in values.items()}
+        self._append(self._events([self._histogram(key, array) for key, array in finite.items()], step))
 
-    def close(self):
-        """Write what is left and close the file."""
-        self._file.close()
+
+def weights(model):
+    """Dict of the model's trainable variables as arrays, by name in TensorBoard."""
+    return {
+        f"weights/{variable.path}": np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(variable, "float32")))
+        for variable in model.trainable_variables
+    }

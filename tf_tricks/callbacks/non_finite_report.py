@@ -58,7 +58,17 @@ class NonFiniteReport:
 
 
 class NonFiniteError(RuntimeError):
-    """Raised by `NaNGuard(on_nan="raise")`; `error.report` is the `NonFiniteReport`."""
+    """Raised by `NaNGuard(on_nan="raise")`; `error.report` is the `NonFiniteReport`.
+
+    Args:
+        report: the `NonFiniteReport`.
+    Example:
+        >>> try:
+        ...     _ = model.fit(x, y * np.nan, verbose=0, callbacks=[NaNGuard(on_nan="raise")])
+        ... except NonFiniteError as error:
+        ...     print(error.report.origin)
+        target
+    """
 
     def __init__(self, report):
         super().__init__(f"\n{report}")

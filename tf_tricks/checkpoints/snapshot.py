@@ -34,7 +34,11 @@ class Snapshot:
     @classmethod
     def take(cls, model, optimizer=True):
         """Copy the present state of `model` to host memory; with `optimizer=False` its weights alone."""
-        return cls(**{name: _copies(variables) for name, variables in _variables(model, optimizer).items()})
+        groups = _variables(model, optimizer)
+        if optimizer and model.built and not model.optimizer.built:  # before the first `fit`
+            model.optimizer.build(model.trainable_variables)
+            groups = _variables(model, optimizer)
+        return cls(**{name: _copies(variables) for name, variables in groups.items()})
 
     def restore(self, model, *, optimizer=True, learning_rate=True):
         """Assign the copies to the variables of `model`, by position.

@@ -171,21 +171,35 @@ class TensorFlowDriver(Driver):
             return
         self._run_many = tf.function(super().run, reduce_retracing=True)
         self._run_drawn = tf.function(self._draw_and_run, reduce_retracing=True)
+        self._element_spec, self._traced = None, set()
 
     def _draw_and_run(self, iterator, control):
         batch = iterator.get_next()
         return batch, *self._call(batch, control)
 
     def draw(self, source, count):
+        self._element_spec = getattr(source, "element_spec", None)
         return _up_to(count, source)
 
     def run(self, batches, controls):
         if self.model.run_eagerly:
             return super().run(batches, controls)
+        self._trace_for_any_shape(len(batches), controls)
         return self._run_many(batches, controls)
+
+    def _trace_for_any_shape(self, count, controls):
+        """Trace for shapes as unknown as in `fit`: knowing more, TensorFlow picks kernels that round differently.
+
+        A batch that waited while the device held still shall be trained on with the same bits.
+        """
+        leaves = keras.tree.flatten(self._element_spec)
+        if count not in self._traced and all(isinstance(leaf, tf.TensorSpec) for leaf in leaves):
+            self._run_many.get_concrete_function([self._element_spec] * count, controls)
+        self._traced.add(count)
 
     def draw_and_run(self, source, control):
         """One step with the drawing of its batch inside the compiled function, as `fit` does it."""
+        self._element_spec = source.element_spec
         batch, logs, record = self._run_drawn(source, control)
         return [batch], logs, [record]
 

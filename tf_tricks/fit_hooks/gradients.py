@@ -4,6 +4,7 @@ Everything here runs inside the compiled step, on every backend. A norm is the L
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from tf_tricks._backend import BACKEND, tf, torch
@@ -25,28 +26,49 @@ def dense(gradient):
 def norms(tensors, *, under_xla):
     """L2 norms of a list of n tensors: shape `(n,)`, float32; finite if and only if all values and the norm are.
 
-    Huge but finite values (1e30) keep a finite norm. `under_xla=True` chooses the form that one fused loop computes.
+    Huge but finite values (1e30) keep a finite norm. `under_xla` chooses the form that is fast there.
     """
     if not tensors:
         return ops.zeros((0,), "float32")
     if BACKEND == "torch":
         return _torch_norms(tensors)
-    tensors = [ops.cast(dense(tensor), "float32") for tensor in tensors]
+    tensors = [_several(ops.cast(dense(tensor), "float32")) for tensor in tensors]
     plain = _square_sums(tensors, under_xla)
 
     def scaled():
-        return ops.sqrt(_square_sums([tensor * _SMALL for tensor in tensors], under_xla)) / _SMALL
+        small = ops.sqrt(_square_sums([tensor * _SMALL for tensor in tensors], under_xla)) / _SMALL
+        return ops.where(ops.isfinite(plain), ops.sqrt(plain), small)  # what did not overflow would underflow here
 
-    if not under_xla:
-        # A second pass over the gradients only when it is needed.
-        return ops.cond(ops.all(ops.isfinite(plain)), lambda: ops.sqrt(plain), scaled)
-    return ops.where(ops.isfinite(plain), ops.sqrt(plain), scaled())
+    if under_xla:
+        return ops.where(ops.isfinite(plain), ops.sqrt(plain), scaled())
+    # A second pass over the gradients only when it is needed.
+    return ops.cond(ops.all(ops.isfinite(plain)), lambda: ops.sqrt(plain), scaled)
+
+
+def plain_norms(tensors, *, under_xla):
+    """As `norms`, in one pass: a norm above 1.8e19 comes out as Inf. For weights and their changes."""
+    if BACKEND == "torch":
+        return torch.stack(torch._foreach_norm([tensor.detach().float() for tensor in tensors]))
+    return ops.sqrt(_square_sums([ops.cast(tensor, "float32") for tensor in tensors], under_xla))
+
+
+def _several(tensor):
+    # Without a sum over several elements XLA turns (x * c) * (x * c) into (x * x) * (c * c): Inf times 0.
+    if all(size == 1 for size in tensor.shape):
+        return ops.pad(ops.reshape(tensor, (1,)), (0, 1))
+    return tensor
 
 
 def _square_sums(tensors, under_xla):
     if BACKEND == "tensorflow" and not under_xla:
         return 2.0 * tf.stack([tf.nn.l2_loss(tensor) for tensor in tensors])  # one kernel, no temporary
-    return ops.stack([ops.sum(ops.square(tensor)) for tensor in tensors])
+    return ops.stack([_square_sum(tensor) for tensor in tensors])
+
+
+def _square_sum(tensor):
+    """XLA on the CPU adds the values of one sum in order, one by one; sums of columns side by side are vectorised."""
+    columns = ops.sum(ops.square(ops.reshape(tensor, (-1, tensor.shape[-1] if tensor.shape else 1))), axis=0)
+    return ops.dot(columns, ops.ones_like(columns))  # not a second `sum`, which XLA would merge with the first
 
 
 def _torch_norms(tensors):
@@ -81,12 +103,17 @@ def innermost(optimizer):
 
 def clipped_norms(grad_norms, optimizer):
     """Norms after `clipnorm` or `global_clipnorm`, from the norms before: NumPy, shape `(..., n)`."""
-    import numpy as np
-
     grad_norms = np.asarray(grad_norms, "float64")
     if optimizer.clipnorm is not None:
-        return np.minimum(grad_norms, optimizer.clipnorm)
+        overflow = np.where(np.isinf(grad_norms), np.nan, 0.0)
+        return np.where(_overflows(grad_norms), overflow, np.minimum(grad_norms, optimizer.clipnorm))
     if optimizer.global_clipnorm is not None:
-        total = np.sqrt(np.nansum(grad_norms**2, axis=-1, keepdims=True))
-        return grad_norms * np.minimum(1.0, optimizer.global_clipnorm / np.maximum(total, 1e-30))
+        total = np.sqrt(np.sum(grad_norms**2, axis=-1, keepdims=True))
+        factor = np.minimum(1.0, optimizer.global_clipnorm / np.maximum(total, 1e-300))
+        return grad_norms * np.where(_overflows(total), np.nan, factor)
     return grad_norms
+
+
+def _overflows(norms):
+    # Keras sums squares in float32. From here on it divides by Inf: `clipnorm` then gives 0, `global_clipnorm` NaN.
+    return norms > float(np.finfo("float32").max) ** 0.5

@@ -6,6 +6,7 @@ and are read together, once every few steps, so the host never waits for a step.
 """
 
 import contextlib
+import math
 import typing
 import weakref
 
@@ -15,7 +16,7 @@ import numpy as np
 from tf_tricks._backend import BACKEND, tf
 from tf_tricks.fit_hooks import gradients, in_step
 from tf_tricks.fit_hooks.drivers import build_all, make_driver, to_device
-from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate
+from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate, base_rate, optimizer_rate
 
 FLUSH_EVERY = 32  # steps between two looks of the host at the records
 BATCH_BYTES = 256 * 2**20  # how much of the data we may keep alive between two looks
@@ -106,6 +107,7 @@ class FitHook:
     def add(self, owner, **wishes):
         wishes["columns"] = frozenset(wishes["columns"])
         self._owners[id(owner)] = wishes
+        self._rates = self._wishes("rate")
         self._driver = None  # build anew, with everybody's wishes
 
     def detach(self, owner):
@@ -114,6 +116,7 @@ class FitHook:
             return
         self.flush()
         wishes = self._owners.pop(id(owner))
+        self._rates = self._wishes("rate")
         if wishes["rate"] is not None and not self._wishes("rate"):
             self._bake_rate()
         if not self._owners:
@@ -163,7 +166,7 @@ class FitHook:
 
     def rate_at(self, position):
         """The multiplier of the user's learning rate at a position."""
-        return float(np.prod([rate(position) for rate in self._wishes("rate")], initial=self._scale))
+        return math.prod((rate(position) for rate in self._rates), start=self._scale)
 
     def learning_rate(self):
         """The effective learning rate of the next step, as a float."""
@@ -171,16 +174,19 @@ class FitHook:
 
     def last_learning_rate(self):
         """The effective learning rate of the last step that was begun, as a float."""
-        return self._base_learning_rate() * self.rate_at(self.position(-1))
+        return self._base_learning_rate(-1) * self.rate_at(self.position(-1))
 
-    def _base_learning_rate(self):
-        rate = gradients.innermost(self.model.optimizer).learning_rate
+    def _base_learning_rate(self, ahead=0):
+        rate = base_rate(gradients.innermost(self.model.optimizer), ahead)
         return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate)))
 
     def _bake_rate(self):
         """After `fit` the optimizer shall go on with the rate that `scale_learning_rate` left."""
         if self._scale != 1.0:
-            ScaledLearningRate.apply_to(gradients.innermost(self.model.optimizer), self._scale)
+            optimizer = gradients.innermost(self.model.optimizer)
+            if callable(optimizer_rate(optimizer)):
+                self._original = None  # a schedule is compiled into the step: the next `fit` has to build a new one
+            ScaledLearningRate.apply_to(optimizer, self._scale)
             self._scale = 1.0
 
     # --- the step -------------------------------------------------------------------------------------------------
@@ -305,6 +311,8 @@ class FitHook:
             return logs
         self._guard.on_checked(self, rows[:end, 0] == in_step.BAD)
         bad = np.flatnonzero(rows[:end, 0] == in_step.BAD)
+        if len(bad) and bad[-1] == len(pending) - 1:  # no step has drawn random numbers since
+            self._driver.set_random_state(pending[-1][1][1])
         if not len(bad) or not int(keras.ops.convert_to_numpy(self._guard_state)[1]):
             return logs
         # The device is frozen: nothing changed since the last bad step, so everything is as it was before it.

@@ -58,6 +58,7 @@ class Instrument:
         self.variables = list(model.trainable_variables)
         self.under_xla = BACKEND == "jax" or bool(model.jit_compile)
         self._train_step = model.train_step
+        self._watched = self._watching_classes()
         self._built_for = _identity(model)
         self._rate = None
         self._local = threading.local()  # MirroredStrategy runs each replica's step in a thread of its own
@@ -94,11 +95,11 @@ class Instrument:
         view.before = state[0]
         logs, new_state = self._train_step(state, data)
         view.loss = self._jax_loss(state, new_state, logs)
+        self._see_update(view, new_state[0])
         if self.spec.guard:
             loss_finite = ops.isfinite(view.loss)
             view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
             new_state = updates.select(self._applied(view), new_state, state)
-        self._see_update(view, new_state[0])
         return (logs, self._record(view, logs, controls)), new_state
 
     def _begin(self, controls):
@@ -117,13 +118,20 @@ class Instrument:
     @contextlib.contextmanager
     def watch(self):
         """While this context lasts, the optimizer's class is a subclass of its own that tells us what it is given."""
-        with contextlib.ExitStack() as stack:
-            optimizer = self.model.optimizer
-            inner = g.innermost(optimizer)
-            stack.enter_context(_swapped_class(optimizer, self._watching_class(type(optimizer), optimizer is inner)))
-            if inner is not optimizer:
-                stack.enter_context(_swapped_class(inner, self._rate_class(type(inner))))
+        originals = [(optimizer, type(optimizer)) for optimizer, _ in self._watched]
+        for optimizer, cls in self._watched:
+            object.__setattr__(optimizer, "__class__", cls)
+        try:
             yield
+        finally:
+            for optimizer, cls in originals:
+                object.__setattr__(optimizer, "__class__", cls)
+
+    def _watching_classes(self):
+        optimizer = self.model.optimizer
+        inner = g.innermost(optimizer)
+        watched = [(optimizer, self._watching_class(type(optimizer), optimizer is inner))]
+        return watched if inner is optimizer else [*watched, (inner, self._rate_class(type(inner)))]
 
     def _rate_class(self, cls):
         if not self.spec.rate:
@@ -144,7 +152,7 @@ class Instrument:
         class Watched(base):
             def scale_loss(self, loss):
                 if BACKEND != "jax":  # there it is traced inside the gradient, from which no value may leak
-                    instrument._local.view.loss = updates.sum_over_replicas([loss])[0]
+                    instrument._local.view.loss = ops.stop_gradient(updates.sum_over_replicas([loss])[0])
                 return super().scale_loss(loss)
 
             def apply(self, grads, trainable_variables=None):
@@ -155,13 +163,21 @@ class Instrument:
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
                 if "update_norm" in instrument.spec.columns:
                     view.before = updates.copies(variables)
-                if instrument.spec.guard:
-                    view.finite = instrument._acceptable(view)
-                    applied = instrument._applied(view)
-                    updates.run_if(applied, super().apply, grads, variables, self, under_xla=instrument.under_xla)
-                else:
+                if not instrument.spec.guard:
                     super().apply(grads, variables)
-                instrument._see_update(view, variables)
+                    instrument._see_update(view, variables)
+                elif instrument.under_xla:
+                    # Undo afterwards: a branch around the update would make XLA fuse and so round it otherwise.
+                    view.finite = instrument._acceptable(view)
+                    state = [*variables, *self.variables]
+                    kept = updates.read(state)
+                    super().apply(grads, variables)
+                    instrument._see_update(view, variables)  # of what was computed, applied or not
+                    updates.restore_unless(instrument._applied(view), state, kept)
+                else:
+                    view.finite = instrument._acceptable(view)
+                    updates.run_if(instrument._applied(view), super().apply, grads, variables, self)
+                    instrument._see_update(view, variables)
 
             def stateless_apply(self, optimizer_variables, grads, trainable_variables):
                 values = {id(v): value for v, value in zip(self.variables, optimizer_variables, strict=True)}
@@ -221,13 +237,12 @@ class Instrument:
         columns = self.spec.columns & {"weight_norm", "update_norm"}
         if not columns:
             return
-        before = view.before
-        after = [ops.convert_to_tensor(value) for value in after]
+        after = updates.read(after) if BACKEND == "tensorflow" else [ops.convert_to_tensor(value) for value in after]
         if "weight_norm" in columns:
-            view.columns["weight_norm"] = g.norms(after, under_xla=self.under_xla)
+            view.columns["weight_norm"] = g.plain_norms(after, under_xla=self.under_xla)
         if "update_norm" in columns:
-            changes = updates.differences(after, before)
-            view.columns["update_norm"] = g.norms(changes, under_xla=self.under_xla)
+            changes = updates.differences(after, view.before)
+            view.columns["update_norm"] = g.plain_norms(changes, under_xla=self.under_xla)
 
     def _loss(self, view, logs):
         if view.loss is None:
@@ -269,7 +284,7 @@ def _identity(model):
 
 
 def _spread(vector, present):
-    """Put the norms of the variables that have a gradient at their places; the others get NaN."""
+    """Put the norms of the variables that have a gradient at their places; the others have none, which is norm 0."""
     if all(present):
         return vector
     places, missing = [], len(present)
@@ -277,16 +292,5 @@ def _spread(vector, present):
     for each in present:
         places.append(position if each else missing)
         position += each
-    nothing = ops.full((missing - position + 1,), float("nan"), "float32")
-    padded = ops.concatenate([vector, nothing])
+    padded = ops.concatenate([vector, ops.zeros((missing - position + 1,), "float32")])
     return ops.take(padded, [min(place, position) for place in places])
-
-
-@contextlib.contextmanager
-def _swapped_class(instance, cls):
-    original = type(instance)
-    object.__setattr__(instance, "__class__", cls)
-    try:
-        yield
-    finally:
-        object.__setattr__(instance, "__class__", original)

