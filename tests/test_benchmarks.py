@@ -27,7 +27,8 @@ def callbacks_overhead(monkeypatch):
 
 def test_callbacks_overhead_measures_every_variant(callbacks_overhead, backend, tmp_path, capsys):
     output = tmp_path / "overhead.md"
-    callbacks_overhead.main(["--jit", "on" if backend == "jax" else "off", "--repeats", "2", "--steps", "3", "--output", str(output)])
+    jit = "on" if backend == "jax" else "off"
+    callbacks_overhead.main(["--jit", jit, "--repeats", "1", "--steps", "3", "--output", str(output)])
     text = output.read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     names = ["bare", "bare, again", *callbacks_overhead.ours(), "all four", "keras TerminateOnNaN"]

@@ -45,10 +45,8 @@ def fit(model, callbacks, epochs=4, steps=5, x=None, **kwargs):
     """Returns the rate of every step and the history."""
     weights = Weights()
     x, y = data(steps) if x is None else (x, None)
-    callbacks = [*callbacks, weights]
-    history = model.fit(
-        x, y, batch_size=None if y is None else 1, epochs=epochs, verbose=0, callbacks=callbacks, shuffle=False, **kwargs
-    )
+    arguments = {"batch_size": None if y is None else 1, "epochs": epochs, "verbose": 0, "shuffle": False, **kwargs}
+    history = model.fit(x, y, callbacks=[*callbacks, weights], **arguments)
     return weights.rates, history.history
 
 
@@ -181,7 +179,7 @@ def test_no_drop_and_a_warning_if_the_only_epoch_has_no_known_length(
     callback = FinalLearningRateDrop(0.25, last, shape)
     x = unknown_length(backend, 5)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="dataset of unknown length.*stays multiplied by.*`steps_per_epoch`") as seen:
+        with pytest.warns(UserWarning, match="unknown length.*stays multiplied by.*`steps_per_epoch`") as seen:
             rates, _ = fit(model, [callback], epochs=epochs, initial_epoch=first, x=x)
         assert sum("FinalLearningRateDrop" in str(each.message) for each in seen) == 1
         np.testing.assert_allclose(rates, expected, atol=2e-6)

@@ -75,12 +75,16 @@ def run_if(condition, apply, grads, variables, optimizer):
         if bool(condition):
             apply(grads, variables)
     else:
-        state = [*variables, *optimizer.variables]
-        kept = read(state)
-        apply(grads, variables)
-        with torch.no_grad():
-            for variable, value in zip(state, kept, strict=True):
-                variable.value.copy_(torch.where(condition, variable.value, value))
+        _torch_run_and_undo(condition, apply, grads, variables, optimizer)
+
+
+def _torch_run_and_undo(condition, apply, grads, variables, optimizer):
+    state = [*variables, *optimizer.variables]
+    kept = read(state)
+    apply(grads, variables)
+    with torch.no_grad():
+        for variable, value in zip(state, kept, strict=True):
+            variable.value.copy_(torch.where(condition, variable.value, value))
 
 
 def _tensorflow_run_if(condition, apply, grads, variables):
