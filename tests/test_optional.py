@@ -1,4 +1,5 @@
 import math
+import subprocess
 import sys
 
 import pytest
@@ -56,3 +57,17 @@ def test_an_error_inside_an_installed_package_is_not_hidden(tmp_path, monkeypatc
 def test_the_caller_may_say_what_needs_the_package():
     with pytest.raises(ImportError, match=r"^`log_dir` needs a-module-that-nobody-has: pip install"):
         import_optional("a_module_that_nobody_has", "tensorflow", purpose="`log_dir`")
+
+
+def test_no_backend_gives_one_sentence_with_the_command():
+    code = (
+        "import sys\n"
+        "for name in ('tensorflow', 'jax', 'torch'):\n"
+        "    sys.modules[name] = None\n"
+        "try:\n"
+        "    import tf_tricks\n"
+        "except ImportError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "pip install 'tf-tricks[cpu]'" in done.stdout

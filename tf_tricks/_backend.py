@@ -3,7 +3,13 @@
 Only the backend that Keras already runs is imported: the other two stay out of the process.
 """
 
-import keras
+try:
+    import keras
+except ImportError as error:  # Keras is there, the backend that it is set to is not
+    raise ImportError(
+        "tf_tricks needs a Keras backend: pip install 'tf-tricks[cpu]' (or [tensorflow], or [jax] or [torch] with "
+        f"KERAS_BACKEND set to it). Keras says: {error}"
+    ) from error
 
 BACKEND = keras.backend.backend()
 

@@ -92,6 +92,9 @@ class Driver:
     def collect(self):
         """Take the model's variables as the present state."""
 
+    def release(self):
+        """Let go of the state between two steps: the variables hold it."""
+
 
 class TorchDriver(Driver):
     """Torch: a step is eager, and unseeded layers draw from Torch's own generators."""
@@ -157,6 +160,9 @@ class JaxDriver(Driver):
         self._assign()
         self.model._jax_state_synced = True  # else the next look at `callback.model` puts an older state there
         self._published = True
+
+    def release(self):
+        self._state = None
 
     def collect(self):
         self._state = tuple([variable.value for variable in variables] for variables in self._variables())

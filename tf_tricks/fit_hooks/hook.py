@@ -272,6 +272,7 @@ class FitHook:
         self._driver.collect()
         self._look(None)
         self._driver.publish()
+        self._driver.release()
 
     @contextlib.contextmanager
     def published(self):
