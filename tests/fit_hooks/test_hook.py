@@ -392,3 +392,20 @@ def noted(original, watch, looks):
         return original(*args, **kwargs)
 
     return wrapper
+
+
+def test_multi_optimizer_is_guarded_and_its_rates_are_left_alone():
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        pytest.skip("this Keras has no MultiOptimizer")
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(1, name="b")])
+    rates = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1), {"a/kernel": keras.optimizers.Adam()})
+    model.compile(keras.optimizers.MultiOptimizer(rates), "mse")
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    bad = x.copy()
+    bad[40, 0] = np.nan
+    guard, logger = NaNGuard("skip", verbose=0), GradientNormLogger(verbose=0)
+    history = model.fit(bad, x[:, :1], epochs=2, verbose=0, shuffle=False, callbacks=[guard, logger]).history
+    assert np.isfinite(history["loss"]).all() and guard.num_skipped == 2
+    with pytest.raises(ValueError, match="FinalLearningRateDrop: the learning rate of MultiOptimizer"):
+        model.fit(x, x[:, :1], verbose=0, callbacks=[FinalLearningRateDrop()])
+    assert np.isfinite(model.fit(x, x[:, :1], verbose=0).history["loss"][0])

@@ -1,5 +1,7 @@
 """Hold a non-finite update back before it destroys the weights, and say where it came from."""
 
+import math
+
 import keras
 
 from tf_tricks import fit_hooks
@@ -158,7 +160,7 @@ class NaNGuard(keras.callbacks.Callback):
                 step=position.step,
                 epoch=position.epoch,
                 batch=position.batch,
-                learning_rate=hook.learning_rate(),
+                learning_rate=None if math.isnan(rate := hook.learning_rate()) else rate,
                 trajectory=incident.trajectory,
             )
             if self.verbose and self.on_nan != "raise":

@@ -105,6 +105,14 @@ class FitHook:
         return Position(self.step + ahead, self.epoch, self.batch_index + ahead)
 
     def add(self, owner, **wishes):
+        """Take an owner in, with what it asks for; see `attach`."""
+        if wishes["rate"] is not None and not hasattr(gradients.innermost(self.model.optimizer), "learning_rate"):
+            if not self._owners:
+                self._uninstall()
+            raise ValueError(
+                f"{type(owner).__name__}: the learning rate of {type(self.model.optimizer).__name__} cannot be scaled, "
+                "because it has several. Compile with one optimizer, or leave this callback out."
+            )
         wishes["columns"] = frozenset(wishes["columns"])
         self._owners[id(owner)] = wishes
         self._rates = self._wishes("rate")
@@ -169,7 +177,7 @@ class FitHook:
         return math.prod((rate(position) for rate in self._rates), start=self._scale)
 
     def learning_rate(self):
-        """The effective learning rate of the next step, as a float."""
+        """The effective learning rate of the next step, as a float; NaN for a `MultiOptimizer`, which has several."""
         return self._base_learning_rate() * self.rate_at(self.position())
 
     def last_learning_rate(self):
@@ -177,7 +185,10 @@ class FitHook:
         return self._base_learning_rate(-1) * self.rate_at(self.position(-1))
 
     def _base_learning_rate(self, ahead=0):
-        rate = base_rate(gradients.innermost(self.model.optimizer), ahead)
+        optimizer = gradients.innermost(self.model.optimizer)
+        if not hasattr(optimizer, "learning_rate"):
+            return math.nan
+        rate = base_rate(optimizer, ahead)
         return float(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(rate)))
 
     def _bake_rate(self):
