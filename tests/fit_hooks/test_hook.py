@@ -363,7 +363,7 @@ def test_the_records_of_100_layers_take_less_than_a_megabyte():
     watch, (x, _) = WatchRows(), data(3)
     fit(model, GradientNormLogger(per="variable"), NaNGuard(), watch, x=(x, x))
     largest = 2 + 200 * len(gradients.COLUMNS)
-    assert watch.sizes == (set() if BACKEND == "torch" else {largest})  # Torch reads each row at once
+    assert watch.sizes == {largest}
     assert 4 * largest * hook.FLUSH_EVERY <= 2**20
 
 

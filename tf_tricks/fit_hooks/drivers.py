@@ -40,7 +40,7 @@ def _attributes(instance, **values):
 class Driver:
     """Runs an instrumented step the way this backend does."""
 
-    look_every = None  # steps between two looks of the host, where the driver has a say
+    free_look = False  # has a step ended when it returns, so that looking at it costs nothing?
 
     def __init__(self, model, instrument, arguments):
         self.model = model
@@ -103,8 +103,7 @@ class TorchDriver(Driver):
         super().__init__(model, instrument, arguments)
         devices = {variable.value.device for variable in instrument.variables}
         self._accelerators = [device for device in devices if device.type == "cuda"]
-        if not self._accelerators:
-            self.look_every = 1  # every step has ended when it returns, so looking costs nothing
+        self.free_look = not self._accelerators
 
     def random_state(self):
         return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self._accelerators]

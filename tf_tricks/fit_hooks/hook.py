@@ -227,7 +227,8 @@ class FitHook:
         batches, logs, records = self._train_on_next(model, source)
         self._remember(batches, records, random_state)
         last = self.steps_per_epoch is not None and self.batch_index >= self.steps_per_epoch
-        if last or self.step % self._flush_every(batches[0]) < len(batches):
+        due = last or self.step % self._flush_every(batches[0]) < len(batches)
+        if due or (driver.free_look and self._guard and float(records[-1]["row"][0]) != in_step.APPLIED):
             logs = self._look(logs)
         return driver.close(logs)
 
@@ -272,7 +273,7 @@ class FitHook:
         if self._batch_bytes is None:
             self._batch_bytes = sum(_nbytes(leaf) for leaf in keras.tree.flatten(batch))
         steps = max(1, min(FLUSH_EVERY, BATCH_BYTES // max(1, self._batch_bytes)))
-        return min([steps, *filter(None, [self._guard.look_every, self._driver.look_every])])
+        return min(steps, self._guard.look_every)
 
     # --- the host's look ------------------------------------------------------------------------------------------
 

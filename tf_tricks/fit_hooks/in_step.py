@@ -247,7 +247,7 @@ class Instrument:
     def _loss(self, view, logs):
         if view.loss is None:
             view.loss = logs.get("loss", 0.0) if isinstance(logs, dict) else 0.0
-        return ops.cast(view.loss, "float32")
+        return ops.stop_gradient(ops.cast(view.loss, "float32"))  # a record must not keep Torch's graph alive
 
     def _jax_loss(self, state, new_state, logs):
         """The loss of this batch from the running mean's change: JAX lets no value out of the gradient's trace."""
