@@ -39,7 +39,7 @@ def norms(tensors, *, under_xla):
         small = ops.sqrt(_square_sums([tensor * _SMALL for tensor in tensors], under_xla)) / _SMALL
         return ops.where(ops.isfinite(plain), ops.sqrt(plain), small)  # what did not overflow would underflow here
 
-    if under_xla:
+    if under_xla and BACKEND == "tensorflow":  # a branch here would make XLA round the update itself otherwise
         return ops.where(ops.isfinite(plain), ops.sqrt(plain), scaled())
     # A second pass over the gradients only when it is needed.
     return ops.cond(ops.all(ops.isfinite(plain)), lambda: ops.sqrt(plain), scaled)
@@ -66,7 +66,9 @@ def _square_sums(tensors, under_xla):
 
 
 def _square_sum(tensor):
-    """XLA on the CPU adds the values of one sum in order, one by one; sums of columns side by side are vectorised."""
+    if BACKEND == "jax":
+        return ops.sum(ops.square(tensor))
+    # TensorFlow's XLA on the CPU adds the values of one sum one by one; sums of columns side by side are vectorised.
     columns = ops.sum(ops.square(ops.reshape(tensor, (-1, tensor.shape[-1] if tensor.shape else 1))), axis=0)
     return ops.dot(columns, ops.ones_like(columns))  # not a second `sum`, which XLA would merge with the first
 
