@@ -152,7 +152,7 @@ class GradientNormLogger(keras.callbacks.Callback):
         self._means.add(found, {kind: after.get(kind, counted) for kind in found})
         self._warn(steps[counted], columns["grad_norm"][counted], found["grad_norm"][counted])
         kept = slice(None) if self.every == "epoch" else steps % self.every == 0
-        found = {kind: array[kept] for kind, array in found.items()}
+        found = {kind: array[kept].astype("float32") for kind, array in found.items()}
         if len(steps[kept]):
             self._kept.append((steps[kept], loss[kept], found))
         if self._writer is not None:

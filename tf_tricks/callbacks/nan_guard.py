@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 
 from tf_tricks import fit_hooks
 from tf_tricks._checks import check_integer, check_number, check_one_of, check_optional
@@ -116,7 +117,7 @@ class NaNGuard(keras.callbacks.Callback):
         self.set_model(None)  # the report outlives `fit`, the model need not
 
     def _mention_metrics(self, logs):
-        names = [name for name, value in logs.items() if value != value or abs(value) == float("inf")]
+        names = [name for name, value in logs.items() if not np.isfinite(np.asarray(value, "float64")).all()]
         if names and not self.non_finite_metrics:
             self.non_finite_metrics = names
             if self.verbose:

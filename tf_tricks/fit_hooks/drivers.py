@@ -95,6 +95,13 @@ class Driver:
     def release(self):
         """Let go of the state between two steps: the variables hold it."""
 
+    def rescue(self):
+        """Give the model its state back after a step that was interrupted."""
+
+    def value(self, variable):
+        """The present value of one of the optimizer's variables, as NumPy array, during a step."""
+        return ops.convert_to_numpy(ops.convert_to_tensor(variable))
+
 
 class TorchDriver(Driver):
     """Torch: a step is eager, and unseeded layers draw from Torch's own generators."""
@@ -103,7 +110,7 @@ class TorchDriver(Driver):
         super().__init__(model, instrument, arguments)
         devices = {variable.value.device for variable in instrument.variables}
         self._accelerators = [device for device in devices if device.type == "cuda"]
-        self.free_look = not self._accelerators
+        self.free_look = all(device.type == "cpu" for device in devices)
 
     def random_state(self):
         return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self._accelerators]
@@ -162,6 +169,16 @@ class JaxDriver(Driver):
 
     def release(self):
         self._state = None
+
+    def rescue(self):
+        # `fit` would put the state of the step before into the variables, arrays that this step has used up.
+        if self._state is not None:
+            self.publish()
+            self.release()
+
+    def value(self, variable):
+        position = [id(each) for each in self.model.optimizer.variables].index(id(variable))
+        return ops.convert_to_numpy(self._state[2][position])
 
     def collect(self):
         self._state = tuple([variable.value for variable in variables] for variables in self._variables())

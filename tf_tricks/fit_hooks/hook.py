@@ -8,6 +8,7 @@ and are read together, once every few steps, so the host never waits for a step.
 import contextlib
 import math
 import typing
+import warnings
 import weakref
 
 import keras
@@ -85,6 +86,7 @@ class FitHook:
         self._pending = []  # (position, batch or None, record), not yet read
         self._guard_state = None
         self._cache = {}
+        self._noted_rate = None
         self._batch_bytes = None
         self._recent = []  # (step, loss, global gradient norm) of the last steps
         self.variables = []
@@ -106,6 +108,8 @@ class FitHook:
 
     def add(self, owner, **wishes):
         """Take an owner in, with what it asks for; see `attach`."""
+        if wishes["guard"] is not None and self._wishes("guard"):
+            raise ValueError(f"{type(owner).__name__}: one `fit` takes one guard. Received: two in `callbacks`.")
         if wishes["rate"] is not None and not hasattr(gradients.innermost(self.model.optimizer), "learning_rate"):
             if not self._owners:
                 self._uninstall()
@@ -182,7 +186,13 @@ class FitHook:
 
     def last_learning_rate(self):
         """The effective learning rate of the last step that was begun, as a float."""
-        return self._base_learning_rate(-1) * self.rate_at(self.position(-1))
+        base = self._base_learning_rate(-1) if self._noted_rate is None else self._noted_rate
+        return base * self.rate_at(self.position(-1))
+
+    def _note_rate(self):
+        # Before other callbacks set the rate of the next epoch.
+        rate = optimizer_rate(gradients.innermost(self.model.optimizer))
+        self._noted_rate = None if callable(rate) else float(self._driver.value(rate))
 
     def _base_learning_rate(self, ahead=0):
         optimizer = gradients.innermost(self.model.optimizer)
@@ -215,7 +225,9 @@ class FitHook:
             return self._run(model, self._driver.open(arguments))
         except (StopIteration, *_END_OF_DATA):
             raise
-        except BaseException:
+        except BaseException:  # Ctrl-C, too
+            if self._driver is not None:
+                self._driver.rescue()
             self._uninstall()
             raise
 
@@ -226,11 +238,23 @@ class FitHook:
         random_state = driver.random_state() if self._guard else None
         batches, logs, records = self._train_on_next(model, source)
         self._remember(batches, records, random_state)
+        if self.step == len(batches) and not driver.instrument.sees_gradients:
+            self._warn_no_gradients(model)
         last = self.steps_per_epoch is not None and self.batch_index >= self.steps_per_epoch
         due = last or self.step % self._flush_every(batches[0]) < len(batches)
+        if last and self._rates:
+            self._note_rate()
         if due or (driver.free_look and self._guard and float(records[-1]["row"][0]) != in_step.APPLIED):
             logs = self._look(logs)
         return driver.close(logs)
+
+    def _warn_no_gradients(self, model):
+        warnings.warn(
+            f"tf_tricks: the train_step of {type(model).__name__} does not call `model.optimizer.apply`, so its "
+            "gradients and learning rates cannot be seen, nor a bad update held back. Pass the optimizer to `compile` "
+            "as `optimizer`, and use it in `train_step`.",
+            stacklevel=2,
+        )
 
     def _train_on_next(self, model, source):
         driver, count = self._driver, 1 if BACKEND == "torch" else model.steps_per_execution

@@ -61,6 +61,7 @@ class Instrument:
         self._watched = self._watching_classes()
         self._built_for = _identity(model)
         self._rate = None
+        self.sees_gradients = True  # known after the first step
         self._local = threading.local()  # MirroredStrategy runs each replica's step in a thread of its own
 
     def fits(self, model, spec):
@@ -161,31 +162,29 @@ class Instrument:
                 variables = list(trainable_variables or instrument.variables)
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
-                if "update_norm" in instrument.spec.columns:
-                    view.before = updates.copies(variables)
+                if "update_norm" in instrument.spec.columns and view.before is None:
+                    view.before = updates.copies(instrument.variables)
                 if not instrument.spec.guard:
                     super().apply(grads, variables)
-                    instrument._see_update(view, variables)
+                    instrument._see_update(view, instrument.variables)
                 elif instrument.under_xla:
                     # Undo afterwards: a branch around the update would make XLA fuse and so round it otherwise.
-                    view.finite = instrument._acceptable(view)
+                    instrument._judge(view)
                     state = [*variables, *self.variables]
                     kept = updates.read(state)
                     super().apply(grads, variables)
-                    instrument._see_update(view, variables)  # of what was computed, applied or not
+                    instrument._see_update(view, instrument.variables)  # of what was computed, applied or not
                     updates.restore_unless(instrument._applied(view), state, kept)
                 else:
-                    view.finite = instrument._acceptable(view)
+                    instrument._judge(view)
                     updates.run_if(instrument._applied(view), super().apply, grads, variables, self)
-                    instrument._see_update(view, variables)
+                    instrument._see_update(view, instrument.variables)
 
             def stateless_apply(self, optimizer_variables, grads, trainable_variables):
                 values = {id(v): value for v, value in zip(self.variables, optimizer_variables, strict=True)}
                 view = instrument._local.view
-                instrument._see_gradients(
-                    view, self, grads, instrument.variables, read=lambda v: values[id(v)]
-                )
-                view.finite = instrument._acceptable(view)
+                instrument._see_gradients(view, self, grads, instrument.variables, read=lambda v: values[id(v)])
+                instrument._judge(view)
                 return super().stateless_apply(optimizer_variables, grads, trainable_variables)
 
         return Watched
@@ -202,10 +201,16 @@ class Instrument:
         if view.scale is not None:
             norms = norms / ops.cast(view.scale, norms.dtype)
         view.norms = norms
-        view.columns["grad_norm"] = _spread(norms, present)
+        self._put(view, "grad_norm", _spread(norms, present), present)
         if "applied_grad_norm" in self.spec.columns:
             applied = self._applied_gradients(g.innermost(optimizer), tensors, by_variable, read, view.scale)
-            view.columns["applied_grad_norm"] = _spread(applied, present)
+            self._put(view, "applied_grad_norm", _spread(applied, present), present)
+
+    def _put(self, view, column, norms, present):
+        # A `train_step` may apply the gradients of some variables first and of others later.
+        if column in view.columns:
+            norms = ops.where(ops.convert_to_tensor(present), norms, view.columns[column])
+        view.columns[column] = norms
 
     def _applied_gradients(self, optimizer, tensors, by_variable, read, scale):
         """Norms of what reaches the update rule, before clipping by norm (the host adds that; it is arithmetic)."""
@@ -223,6 +228,10 @@ class Instrument:
             updates_now = ops.equal((read(optimizer._iterations) + 1) % steps, 0)
             norms = ops.where(updates_now, norms, ops.full_like(norms, float("nan")))
         return norms
+
+    def _judge(self, view):
+        acceptable = self._acceptable(view)
+        view.finite = acceptable if view.finite is None else ops.logical_and(view.finite, acceptable)
 
     def _acceptable(self, view):
         """Is this update fit to be applied? An overflow that dynamic loss scaling caused itself is its own affair."""
@@ -262,6 +271,7 @@ class Instrument:
 
     def _record(self, view, logs, controls):
         """One float32 row `[status, loss, column, column, ...]`, and the guard's two counters."""
+        self.sees_gradients = view.norms is not None
         status = ops.zeros((1,), "float32")
         guard = controls["guard"]
         if self.spec.guard:
@@ -280,7 +290,8 @@ class Instrument:
 
 
 def _identity(model):
-    return id(model.optimizer), id(model.train_step.__func__), model.jit_compile, model.run_eagerly
+    step = getattr(model.train_step, "__func__", model.train_step)
+    return id(model.optimizer), id(step), model.jit_compile, model.run_eagerly
 
 
 def _spread(vector, present):
