@@ -395,7 +395,7 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
 
 
 # Torch's fused operations on lists of tensors have no other name; its own optimizers are written with them.
-FUSED = {"_foreach_norm", "_foreach_mul", "_foreach_sub"}
+FUSED = {"_foreach_norm", "_foreach_mul", "_foreach_sub_"}
 
 
 def sources():

@@ -77,7 +77,8 @@ class FinalLearningRateDrop(keras.callbacks.Callback):
         shape: "step" drops at once; "linear", "cosine" and "sqrt" (one minus the square root) reach `factor` with the
             last step.
         restore: bool. False: the optimizer keeps the rate of the last step after `fit`; a second `fit` starts from
-            there, and drops again. True: it gets the old rate back, as a run that is resumed afterwards needs it.
+            there, and drops again; a schedule becomes a `ScaledLearningRate`, and a model saved from then on needs
+            tf_tricks to load. True: it gets the old rate back, as a run that is resumed afterwards needs it.
     Raises:
         TypeError, ValueError: an argument is out of range.
     Reference:

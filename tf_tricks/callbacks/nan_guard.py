@@ -34,7 +34,8 @@ class NaNGuard(keras.callbacks.Callback):
             "rollback" returns to the last good snapshot of weights and optimizer, multiplies the learning rate by
             `lr_factor` and goes on.
         patience: int >= 1 or None. "skip": stop after so many bad steps in a row. "rollback": stop after so many
-            rollbacks without a new snapshot between them. None: never.
+            rollbacks without a new snapshot between them. None: never; a row of the data that is always bad then lowers
+            the rate at each visit.
         lr_factor: float in (0, 1], for "rollback", dimensionless; the lower rate stays after `fit`.
         snapshot_every: int >= 1, steps between two snapshots for "rollback"; None: at the beginning of each epoch.
         verbose: 0 prints nothing, 1 prints the report.

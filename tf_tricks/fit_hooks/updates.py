@@ -39,9 +39,11 @@ copies = read  # a name for the place where the copy matters
 
 
 def differences(after, before):
-    """`after - before` in float32, tensor by tensor."""
+    """`after - before` in float32, tensor by tensor; the sign is not kept."""
     if BACKEND == "torch":
-        return torch._foreach_sub([a.detach().float() for a in after], [b.float() for b in before])
+        before = [value.float() for value in before]  # our own copies, so the result may take their place
+        torch._foreach_sub_(before, [value.detach().float() for value in after])
+        return before
     return [ops.cast(a, "float32") - ops.cast(b, "float32") for a, b in zip(after, before, strict=True)]
 
 
