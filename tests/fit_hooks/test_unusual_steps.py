@@ -7,7 +7,7 @@ from keras import layers, ops
 
 from tf_tricks import fit_hooks
 from tf_tricks._backend import BACKEND, tf, torch
-from tf_tricks.callbacks import GradientNormLogger, NaNGuard
+from tf_tricks.callbacks import FinalLearningRateDrop, GradientNormLogger, NaNGuard
 
 stateful = pytest.mark.skipif(BACKEND == "jax", reason="JAX has one stateless_apply for all variables")
 
@@ -139,3 +139,53 @@ def test_a_train_step_set_on_the_instance():
 def test_two_guards_are_refused():
     with pytest.raises(ValueError, match="one `fit` takes one guard"):
         build().fit(*data(), verbose=0, callbacks=[NaNGuard("skip"), NaNGuard("raise")])
+
+
+@pytest.mark.parametrize("callback", [NaNGuard, GradientNormLogger, FinalLearningRateDrop])
+def test_a_model_without_optimizer_is_named(callback):
+    with pytest.raises(ValueError, match=f"{callback.__name__}: the model has no optimizer"):
+        callback_of_a_fit = callback()
+        model = build()
+        model.optimizer = None
+        callback_of_a_fit.set_model(model)
+        callback_of_a_fit.on_train_begin()
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.skipif(BACKEND == "torch", reason="no batch waits there")
+def test_an_interrupt_while_waiting_batches_are_trained_on_leaves_the_weights(monkeypatch):
+    x, y = data(16)
+    x[5] = np.nan
+    calls, remember = [], fit_hooks.FitHook._remember
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) > 4:  # the four batches of the epoch came first
+            raise KeyboardInterrupt
+        return remember(*arguments)
+
+    monkeypatch.setattr(fit_hooks.FitHook, "_remember", interrupted)
+    model = build()
+    batches = ((x[i : i + 4], y[i : i + 4]) for i in range(0, 16, 4))  # of unknown length
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(batches, shuffle=False, verbose=0, callbacks=[NaNGuard("skip", verbose=0)])
+    monkeypatch.undo()
+    assert np.isfinite(model.predict(x[:4], verbose=0)).all()
+    assert np.isfinite(model.fit(x[8:], y[8:], verbose=0).history["loss"]).all()
+
+
+class StopInEpoch2(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.epoch == 2 and batch == 1:
+            self.model.stop_training = True
+
+
+def test_the_logged_rate_is_that_of_an_epoch_that_was_cut_short():
+    rates = [0.01, 0.005, 0.002, 0.002]
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
+    drop = FinalLearningRateDrop(last=1, restore=True)
+    history = build().fit(*data(), epochs=4, verbose=0, callbacks=[schedule, drop, StopInEpoch2()]).history
+    np.testing.assert_allclose(history["learning_rate"], rates[:3], rtol=1e-6)

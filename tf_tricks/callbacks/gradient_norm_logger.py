@@ -98,6 +98,7 @@ class GradientNormLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._forget()
         model = self.model
+        fit_hooks.require_optimizer(model, self)
         self._optimizer = optimizer = fit_hooks.innermost(model.optimizer)
         self._loss_scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         columns = ["grad_norm"]

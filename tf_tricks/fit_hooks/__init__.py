@@ -4,6 +4,6 @@ The only room that may touch what Keras does not document. Each module lists wha
 """
 
 from tf_tricks.fit_hooks.gradients import innermost
-from tf_tricks.fit_hooks.hook import FitHook, Incident, Position, attach
+from tf_tricks.fit_hooks.hook import FitHook, Incident, Position, attach, require_optimizer
 
-__all__ = ["FitHook", "Incident", "Position", "attach", "innermost"]
+__all__ = ["FitHook", "Incident", "Position", "attach", "innermost", "require_optimizer"]

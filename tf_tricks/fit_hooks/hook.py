@@ -26,6 +26,15 @@ _hooks = weakref.WeakValueDictionary()  # id(model) -> the hook of the `fit` tha
 _NEVER = 2**30
 
 
+def require_optimizer(model, owner):
+    """Raise ValueError in the name of a callback if the model was compiled without an optimizer."""
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            f"{type(owner).__name__}: the model has no optimizer. Pass one to `compile` as `optimizer`, and use it in "
+            "`train_step`. Received: optimizer=None"
+        )
+
+
 def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None):
     """Ask the running `fit` of `model` for what `owner` needs; call it in `on_train_begin`.
 
@@ -41,6 +50,7 @@ def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None):
     Returns:
         The `FitHook`.
     """
+    require_optimizer(model, owner)
     hook = _hooks.get(id(model))
     if hook is None or not hook.is_live(model):
         hook = FitHook(model)
@@ -136,12 +146,19 @@ class FitHook:
 
     def begin_epoch(self, epoch, steps=None):
         """Owners call this in `on_epoch_begin` with `params["steps"]`, so that the last step of an epoch is known."""
+        if epoch != self.epoch:
+            self._noted_rate = None
         if epoch != self.epoch and self.batch_index:
             # A dataset of unknown length is as long as it was the last time.
             self.steps_per_epoch = steps or self.batch_index
             self.batch_index = 0
         self.epoch = epoch
         self.steps_per_epoch = steps or self.steps_per_epoch
+
+    def _give_up(self):
+        if self._driver is not None:
+            self._driver.rescue()
+        self._uninstall()
 
     def _uninstall(self):
         model = self.model
@@ -226,9 +243,7 @@ class FitHook:
         except (StopIteration, *_END_OF_DATA):
             raise
         except BaseException:  # Ctrl-C, too
-            if self._driver is not None:
-                self._driver.rescue()
-            self._uninstall()
+            self._give_up()
             raise
 
     def _run(self, model, source):
@@ -306,7 +321,11 @@ class FitHook:
         if not self._pending:
             return
         self._driver.collect()
-        self._look(None)
+        try:
+            self._look(None)
+        except BaseException:
+            self._give_up()
+            raise
         self._driver.publish()
         self._driver.release()
 
