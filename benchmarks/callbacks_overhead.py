@@ -74,12 +74,12 @@ def deep(layers=100):
 MODELS = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
 
 
-def compiled(build, jit):
+def compiled(build, jit, batch=None):
     keras.utils.set_random_seed(0)
     model, (batch_size, kind) = build()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
-    return model, batch_size, kind
+    return model, batch or batch_size, kind
 
 
 def data(model, kind, rows):
@@ -216,8 +216,8 @@ class Clock(keras.callbacks.Callback):
 class Variant:
     """One variant with a model of its own."""
 
-    def __init__(self, make, context, build, jit, steps):
-        self.model, self.batch_size, kind = compiled(build, jit)
+    def __init__(self, make, context, build, jit, steps, batch=None):
+        self.model, self.batch_size, kind = compiled(build, jit, batch)
         self.x, self.y = data(self.model, kind, steps * self.batch_size)
         self.callbacks, self.context, self.clock = make(), context, Clock()
 
@@ -230,15 +230,15 @@ class Variant:
         return self.clock.seconds
 
 
-def measure(build, jit, steps, repeats, only):
+def measure(build, jit, steps, repeats, only, batch=None):
     """Name -> list of (wall, processor) seconds a step, one a round; or the reason why there is none."""
-    model, batch_size, kind = compiled(build, jit)
+    model, batch_size, kind = compiled(build, jit, batch)
     x, y = data(model, kind, batch_size)
     results, alive = {}, {}
     for name, (make, context) in variants(x, y, jit).items():
         if only and name != "bare" and not any(each in name for each in only):
             continue
-        variant = Variant(make, context, build, jit, steps)
+        variant = Variant(make, context, build, jit, steps, batch)
         try:
             variant.fit()
         except Exception as error:
@@ -342,6 +342,7 @@ def parse(argv=None):
     parser.add_argument("--jit", choices=["on", "off"], default="off" if BACKEND == "torch" else "on")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--variants", nargs="+", help="only those whose name contains one of these, and bare")
+    parser.add_argument("--batch", type=int, help="rows a step, instead of each model's own number")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--output", type=pathlib.Path, help="write the tables to this Markdown file, too")
@@ -354,8 +355,9 @@ def main(argv=None):
     lines = heading(arguments)
     print("\n".join(lines), flush=True)
     for name in arguments.models:
-        results = measure(MODELS[name], jit, arguments.steps, arguments.repeats, arguments.variants)
-        part = ["", f"## {name}", "", *table(results)]
+        results = measure(MODELS[name], jit, arguments.steps, arguments.repeats, arguments.variants, arguments.batch)
+        title = f"## {name}" + (f", {arguments.batch} rows a step" if arguments.batch else "")
+        part = ["", title, "", *table(results)]
         print("\n".join(part), flush=True)
         lines += part
     part = ["", memory(jit)]

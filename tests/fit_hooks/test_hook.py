@@ -15,7 +15,7 @@ from keras import layers, ops
 from tf_tricks import fit_hooks
 from tf_tricks._backend import BACKEND, jax, tf
 from tf_tricks.callbacks import EarlyStopping, FinalLearningRateDrop, GradientNormLogger, NaNGuard
-from tf_tricks.fit_hooks import gradients, hook
+from tf_tricks.fit_hooks import gradients, hook_look
 
 JIT = BACKEND == "jax"
 BATCH = 4
@@ -364,7 +364,7 @@ def test_the_records_of_100_layers_take_less_than_a_megabyte():
     fit(model, GradientNormLogger(per="variable"), NaNGuard(), watch, x=(x, x))
     largest = 2 + 200 * len(gradients.COLUMNS)
     assert watch.sizes == {largest}
-    assert 4 * largest * hook.FLUSH_EVERY <= 2**20
+    assert 4 * largest * hook_look.FLUSH_EVERY <= 2**20
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="an eager step on the CPU has ended when it returns")

@@ -51,3 +51,16 @@ def test_torch_select_path_of_a_gpu_equals_the_branch_of_the_cpu(good, backend):
     for a, b in zip(*results, strict=True):
         np.testing.assert_array_equal(a, b)
     assert (int(optimizer.iterations) == 1) == good
+
+
+def test_copies_hold_the_values_at_their_time_whatever_memory_they_are_in(backend):
+    if backend == "jax":
+        pytest.skip("its state goes in and out: nothing to copy")
+    mine, kept = variables(), []
+    for factor in (1.0, 3.0):  # the second time in the memory of the first
+        before = updates.copies(mine, kept)
+        for variable in mine:
+            variable.assign_add(factor * ops.ones(variable.shape))
+        moved = updates.differences(updates.values(mine), before)
+        for each in moved:
+            np.testing.assert_array_equal(ops.convert_to_numpy(each) ** 2, np.full(each.shape, factor**2))

@@ -23,6 +23,13 @@ def dense(gradient):
     return gradient
 
 
+def float32(value):
+    """A tensor or number as float32 tensor; no gradient flows back, so that a record keeps no graph of Torch alive."""
+    if BACKEND == "torch" and isinstance(value, torch.Tensor):
+        return value.detach().float()
+    return ops.stop_gradient(ops.cast(value, "float32"))
+
+
 def norms(tensors, *, under_xla):
     """L2 norms of a list of n tensors: shape `(n,)`, float32; finite if and only if all values and the norm are.
 
@@ -48,7 +55,7 @@ def norms(tensors, *, under_xla):
 def plain_norms(tensors, *, under_xla):
     """As `norms`, in one pass: a norm above 1.8e19 comes out as Inf. For weights and their changes."""
     if BACKEND == "torch":
-        return torch.stack(torch._foreach_norm([tensor.detach().float() for tensor in tensors]))
+        return torch.stack(torch._foreach_norm([float32(tensor) for tensor in tensors]))
     return ops.sqrt(_square_sums([ops.cast(tensor, "float32") for tensor in tensors], under_xla))
 
 
@@ -74,8 +81,7 @@ def _square_sum(tensor):
 
 
 def _torch_norms(tensors):
-    values = [tensor.detach() for tensor in tensors]
-    values = [value if value.dtype == torch.float32 else value.float() for value in values]
+    values = [float32(tensor) for tensor in tensors]
     plain = torch.stack(torch._foreach_norm(values))
     if plain.device.type == "cpu" and bool(torch.isfinite(plain).all()):
         return plain  # reading the flag costs nothing where there is no other device

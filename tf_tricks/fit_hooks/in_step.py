@@ -13,11 +13,13 @@ import threading
 import keras
 from keras import ops
 
-from tf_tricks._backend import BACKEND
+from tf_tricks._backend import BACKEND, torch
 from tf_tricks.fit_hooks import gradients as g
 from tf_tricks.fit_hooks import updates
 
 APPLIED, BAD, FROZEN = 0, 1, 2  # the status of a step
+
+xp = torch or ops  # what is called alike in both: `keras.ops` takes some 10 us a call on Torch, at every step
 
 # What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
 PRIVATE_ATTRIBUTES = {
@@ -61,6 +63,7 @@ class Instrument:
         self._watched = self._watching_classes()
         self._built_for = _identity(model)
         self._rate = None
+        self.kept = []  # memory for a copy of the weights, while a `fit` runs
         self.sees_gradients = True  # known after the first step
         self._local = threading.local()  # MirroredStrategy runs each replica's step in a thread of its own
 
@@ -82,10 +85,10 @@ class Instrument:
         kept = updates.read(restorable)
         logs = self._train_step(data)
         if self.spec.guard:
-            loss_finite = ops.isfinite(self._loss(view, logs))
+            loss_finite = xp.isfinite(self._loss(view, logs))
             # A custom `train_step` may compute its loss where only the logs show it: too late to hold the update
             # back (its gradients were finite), but not too late to report it.
-            view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
+            view.finite = loss_finite if view.finite is None else xp.logical_and(view.finite, loss_finite)
             updates.restore_unless(self._applied(view), restorable, kept)
         return logs, self._record(view, logs, controls)
 
@@ -112,7 +115,7 @@ class Instrument:
         return view
 
     def _applied(self, view):
-        return ops.logical_and(view.finite, ops.logical_not(view.frozen))
+        return xp.logical_and(view.finite, xp.logical_not(view.frozen))
 
     # --- the optimizer, watched -----------------------------------------------------------------------------------
 
@@ -153,7 +156,7 @@ class Instrument:
         class Watched(base):
             def scale_loss(self, loss):
                 if BACKEND != "jax":  # there it is traced inside the gradient, from which no value may leak
-                    instrument._local.view.loss = ops.stop_gradient(updates.sum_over_replicas([loss])[0])
+                    instrument._local.view.loss = g.float32(updates.sum_over_replicas([loss])[0])
                 return super().scale_loss(loss)
 
             def apply(self, grads, trainable_variables=None):
@@ -163,7 +166,7 @@ class Instrument:
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
                 if "update_norm" in instrument.spec.columns and view.before is None:
-                    view.before = updates.copies(instrument.variables)
+                    view.before = updates.copies(instrument.variables, instrument.kept)
                 if not instrument.spec.guard:
                     super().apply(grads, variables)
                     instrument._see_update(view, instrument.variables)
@@ -231,22 +234,22 @@ class Instrument:
 
     def _judge(self, view):
         acceptable = self._acceptable(view)
-        view.finite = acceptable if view.finite is None else ops.logical_and(view.finite, acceptable)
+        view.finite = acceptable if view.finite is None else xp.logical_and(view.finite, acceptable)
 
     def _acceptable(self, view):
         """Is this update fit to be applied? An overflow that dynamic loss scaling caused itself is its own affair."""
-        finite = ops.all(ops.isfinite(view.norms))
+        finite = xp.all(xp.isfinite(view.norms))
         if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
             finite = ops.logical_or(finite, view.scale > 1.0)
         if view.loss is not None:
-            finite = ops.logical_and(finite, ops.isfinite(ops.cast(view.loss, "float32")))
+            finite = xp.logical_and(finite, xp.isfinite(g.float32(view.loss)))
         return finite
 
     def _see_update(self, view, after):
         columns = self.spec.columns & {"weight_norm", "update_norm"}
         if not columns:
             return
-        after = updates.read(after) if BACKEND == "tensorflow" else [ops.convert_to_tensor(value) for value in after]
+        after = updates.values(after)
         if "weight_norm" in columns:
             view.columns["weight_norm"] = g.plain_norms(after, under_xla=self.under_xla)
         if "update_norm" in columns:
@@ -256,7 +259,7 @@ class Instrument:
     def _loss(self, view, logs):
         if view.loss is None:
             view.loss = logs.get("loss", 0.0) if isinstance(logs, dict) else 0.0
-        return ops.stop_gradient(ops.cast(view.loss, "float32"))  # a record must not keep Torch's graph alive
+        return g.float32(view.loss)
 
     def _jax_loss(self, state, new_state, logs):
         """The loss of this batch from the running mean's change: JAX lets no value out of the gradient's trace."""
@@ -272,21 +275,24 @@ class Instrument:
     def _record(self, view, logs, controls):
         """One float32 row `[status, loss, column, column, ...]`, and the guard's two counters."""
         self.sees_gradients = view.norms is not None
-        status = ops.zeros((1,), "float32")
+        loss = self._loss(view, logs)
+        status = xp.zeros_like(loss)
         guard = controls["guard"]
         if self.spec.guard:
-            bad = ops.logical_not(view.finite)
-            in_a_row = ops.where(view.frozen, guard[0], ops.where(bad, guard[0] + 1, 0))
-            frozen = ops.logical_or(view.frozen, in_a_row >= controls["freeze_at"])
-            status = ops.where(view.frozen, float(FROZEN), ops.where(bad, float(BAD), float(APPLIED)))
-            status = ops.reshape(ops.cast(status, "float32"), (1,))
-            guard = ops.stack([in_a_row, ops.cast(frozen, in_a_row.dtype)])
-        loss = ops.reshape(self._loss(view, logs), (1,))
-        nothing = ops.full((len(self.variables),), float("nan"), "float32")
-        wanted = [column for column in g.COLUMNS if column in self.spec.columns]
+            bad = xp.logical_not(view.finite)
+            in_a_row = xp.where(view.frozen, guard[0], xp.where(bad, guard[0] + 1, 0))
+            frozen = xp.logical_or(view.frozen, in_a_row >= controls["freeze_at"])
+            status = g.float32(xp.where(view.frozen, float(FROZEN), xp.where(bad, float(BAD), float(APPLIED))))
+            guard = xp.stack([in_a_row, xp.where(frozen, xp.ones_like(in_a_row), 0)])
+        columns = [self._column(view, name) for name in g.COLUMNS if name in self.spec.columns]
         self._local.view = None  # keeps no tensor alive until the next step
-        row = ops.concatenate([status, loss, *(view.columns.get(column, nothing) for column in wanted)])
+        row = xp.concatenate([xp.reshape(status, (1,)), xp.reshape(loss, (1,)), *columns])
         return {"row": row, "guard": guard}
+
+    def _column(self, view, name):
+        if name not in view.columns:  # the step applied no gradients
+            return ops.full((len(self.variables),), float("nan"), "float32")
+        return view.columns[name]
 
 
 def _identity(model):

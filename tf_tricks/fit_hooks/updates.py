@@ -29,20 +29,36 @@ def sum_over_replicas(tensors):
 def read(variables):
     """The present values of variables, as values that a later `assign` does not change."""
     if BACKEND == "torch":
-        return [variable.value.detach().clone() for variable in variables]
+        return [value.clone() for value in values(variables)]
+    return values(variables)
+
+
+def values(variables):
+    """The present values of variables (or of tensors), as tensors; on Torch a later `assign` changes them."""
+    if BACKEND == "torch":
+        return [variable.value.detach() for variable in variables]
     if BACKEND == "tensorflow":  # `identity` reads now; `convert_to_tensor` would hand out the variable itself
         return [tf.identity(v.value if isinstance(v, keras.Variable) else v) for v in variables]
     return [ops.convert_to_tensor(variable) for variable in variables]
 
 
-copies = read  # a name for the place where the copy matters
+def copies(variables, kept):
+    """As `read`. On Torch's CPU, where fresh memory costs several times the copy, the list `kept` holds the memory."""
+    if BACKEND != "torch" or any(variable.value.device.type != "cpu" for variable in variables):
+        return read(variables)
+    present = values(variables)
+    if not kept:
+        kept.extend(torch.empty_like(value, dtype=torch.float32) for value in present)
+    for copy, value in zip(kept, present, strict=True):
+        copy.copy_(value)
+    return kept
 
 
 def differences(after, before):
     """`after - before` in float32, tensor by tensor; the sign is not kept."""
     if BACKEND == "torch":
         before = [value.float() for value in before]  # our own copies, so the result may take their place
-        torch._foreach_sub_(before, [value.detach().float() for value in after])
+        torch._foreach_sub_(before, [value.float() for value in after])
         return before
     return [ops.cast(a, "float32") - ops.cast(b, "float32") for a, b in zip(after, before, strict=True)]
 
@@ -52,20 +68,20 @@ def select(condition, new, old):
     return jax.lax.cond(condition, lambda: new, lambda: old)
 
 
-def restore_unless(condition, variables, values):
+def restore_unless(condition, variables, kept):
     """Give variables their old values back, unless the condition holds."""
     if BACKEND == "torch" and condition.device.type == "cpu":
         if not bool(condition):
-            _assign(variables, values)
+            _assign(variables, kept)
     elif BACKEND == "tensorflow" and _replicas() == 1:
-        tf.cond(condition, lambda: None, lambda: _assign(variables, values))
+        tf.cond(condition, lambda: None, lambda: _assign(variables, kept))
     else:
         # Inside a replica an assignment may need all replicas, which no branch allows.
-        _assign(variables, [ops.where(condition, v, value) for v, value in zip(variables, values, strict=True)])
+        _assign(variables, [ops.where(condition, v, value) for v, value in zip(variables, kept, strict=True)])
 
 
-def _assign(variables, values):
-    for variable, value in zip(variables, values, strict=True):
+def _assign(variables, new):
+    for variable, value in zip(variables, new, strict=True):
         variable.assign(value)
 
 
