@@ -4,6 +4,8 @@ import importlib
 
 _PURPOSES = {
     "plot": "plotting",
+    "checkpoints": "a checkpoint",
+    "remote": "a checkpoint at a URL",
     "examples": "this example",
     "tensorflow": "this feature",
     "cpu": "this feature",
