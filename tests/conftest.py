@@ -4,12 +4,15 @@ The environment is set before Keras is imported, because Keras and JAX read it o
 """
 
 import os
+import tempfile
 
 import pytest
 
 BACKENDS = ("tensorflow", "jax", "torch")
 TF_DEVICES = 2
 JAX_DEVICES = 4
+
+_compiled = tempfile.TemporaryDirectory(prefix="tf_tricks_jax_")
 
 
 def pytest_addoption(parser):
@@ -30,12 +33,23 @@ def pytest_configure(config):
 
     if keras.backend.backend() == "tensorflow":
         _split_the_cpu()
+    if keras.backend.backend() == "jax":
+        _keep_compiled_code()
 
 
 def pytest_report_header():
     import keras
 
     return f"keras {keras.__version__}, backend {keras.backend.backend()}"
+
+
+def _keep_compiled_code():
+    """Let equal models of several tests share what XLA compiled; tracing them still takes place."""
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", _compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _split_the_cpu():

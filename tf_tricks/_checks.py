@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 
 
 def check_one_of(name, value, choices):
@@ -40,6 +41,20 @@ def check_number(name, value, *, above=-math.inf, below=math.inf, closed=""):
     if not (high_enough and low_enough):  # a NaN fails both
         raise ValueError(f"`{name}` must lie in {interval}. Received: {name}={value!r}")
     return float(value)
+
+
+def check_path(name, value):
+    """Return `value` as a str if it is one or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"`{name}` must be a str or a path. Received: {name}={value!r}")
+    return os.fspath(value)
+
+
+def check_instance(name, value, cls, accepted):
+    """Return `value` if it is an instance of `cls`, which `accepted` is the words for."""
+    if not isinstance(value, cls):
+        raise TypeError(f"`{name}` must be {accepted}. Received: {name}={value!r}")
+    return value
 
 
 def check_optional(check, name, value, *args, **kwargs):

@@ -5,6 +5,7 @@ from tf_tricks.callbacks.final_learning_rate_drop import FinalLearningRateDrop
 from tf_tricks.callbacks.gradient_norm_logger import GradientNormLogger
 from tf_tricks.callbacks.nan_guard import NaNGuard
 from tf_tricks.callbacks.non_finite_report import NonFiniteError, NonFiniteReport
+from tf_tricks.callbacks.training_checkpoint import TrainingCheckpoint
 
 __all__ = [
     "EarlyStopping",
@@ -13,4 +14,5 @@ __all__ = [
     "NaNGuard",
     "NonFiniteError",
     "NonFiniteReport",
+    "TrainingCheckpoint",
 ]

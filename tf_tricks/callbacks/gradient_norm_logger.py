@@ -179,6 +179,27 @@ class GradientNormLogger(keras.callbacks.Callback):
             )
         self._writer.histograms(gradient_norm_tensorboard.weights(self.model), epoch)
 
+    # --- resumed runs ---------------------------------------------------------------------------------------------
+
+    def get_state(self):
+        """What a resumed run has to know: a tree of plain values and arrays."""
+        return {
+            "history": dict(self.history),
+            "findings": list(self.findings),
+            "means": self._means.get_state(),
+            "watch": self._watch.get_state(),
+            "epoch_norms": list(self._epoch_norms),
+        }
+
+    def set_state(self, state):
+        """Go on where the run of `get_state` was; call it within `fit`, after `on_train_begin`."""
+        self._history, self._kept = {key: np.array(array) for key, array in state["history"].items()}, []
+        self.findings = list(state["findings"])
+        self._means, self._watch = statistics.RunningMeans(), statistics.Watch()
+        self._means.set_state(state["means"])
+        self._watch.set_state(state["watch"])
+        self._epoch_norms = list(state["epoch_norms"])
+
     # --- pictures -------------------------------------------------------------------------------------------------
 
     def plot(self, path=None):

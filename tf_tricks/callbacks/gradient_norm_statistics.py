@@ -91,8 +91,9 @@ class RunningMeans:
         """Take in tables; `counted` holds, for each kind, which of the steps have a value `(k,)`."""
         for kind, values in found.items():
             values = values[counted[kind]]
-            total, count = self._sums.get(kind, (0.0, 0))
-            self._sums[kind] = (total + values.sum(axis=0), count + len(values))
+            total, count = self._sums.get(kind, (np.zeros(values.shape[1:]), 0))
+            # One row after the other: the sum must not depend on how many rows come at a time.
+            self._sums[kind] = (np.concatenate([total[None], values]).sum(axis=0), count + len(values))
 
     def take(self, kinds, names):
         """Dict of plain floats under "<kind>/<name>", NaN for a mean over no step; then begin anew."""
@@ -104,6 +105,14 @@ class RunningMeans:
             means.update({f"{kind}/{name}": value for name, value in zip(names, values, strict=True)})
         return means
 
+    def get_state(self):
+        """The sums so far, as a tree of plain values."""
+        return {kind: list(pair) for kind, pair in self._sums.items()}
+
+    def set_state(self, state):
+        """Go on with the sums of `get_state`."""
+        self._sums = {kind: tuple(pair) for kind, pair in state.items()}
+
 
 class Watch:
     """Names vanishing and exploding gradients, once each."""
@@ -112,6 +121,16 @@ class Watch:
         self._norms = collections.deque(maxlen=MEDIAN_STEPS)
         self._ratios = collections.deque(maxlen=MEDIAN_STEPS)
         self._said = set()
+
+    def get_state(self):
+        """What was seen and said, as a tree of plain values."""
+        return {"norms": list(self._norms), "ratios": list(self._ratios), "said": sorted(self._said)}
+
+    def set_state(self, state):
+        """Go on where the watch of `get_state` was."""
+        self._norms.extend(state["norms"])
+        self._ratios.extend(state["ratios"])
+        self._said.update(state["said"])
 
     def look(self, steps, norms, layers):
         """Sentences about what is new.

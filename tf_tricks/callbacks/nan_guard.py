@@ -1,5 +1,6 @@
 """Hold a non-finite update back before it destroys the weights, and say where it came from."""
 
+import dataclasses
 import math
 
 import keras
@@ -8,12 +9,22 @@ import numpy as np
 from tf_tricks import fit_hooks
 from tf_tricks._checks import check_integer, check_number, check_one_of, check_optional
 from tf_tricks.callbacks.non_finite_diagnosis import diagnose
-from tf_tricks.callbacks.non_finite_report import NonFiniteError
+from tf_tricks.callbacks.non_finite_report import NonFiniteError, NonFiniteReport
 from tf_tricks.checkpoints import Snapshot
 
 
 def _unchanged(position):
     return 1.0
+
+
+_STATE = (
+    "num_skipped",
+    "num_rollbacks",
+    "non_finite_metrics",
+    "bad_in_a_row",
+    "_rollbacks_in_a_row",
+    "_steps_since_snapshot",
+)
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")
@@ -187,6 +198,23 @@ class NaNGuard(keras.callbacks.Callback):
     def _take_snapshot(self, model):
         self._snapshot = Snapshot.take(model)
         self._steps_since_snapshot = self._rollbacks_in_a_row = 0
+
+    # --- resumed runs ---------------------------------------------------------------------------------------------
+
+    def get_state(self):
+        """What a resumed run has to know: a tree of plain values and arrays."""
+        return {
+            "report": None if self.report is None else dataclasses.asdict(self.report),
+            "snapshot": None if self._snapshot is None else self._snapshot.get_state(),
+            **{name: getattr(self, name) for name in _STATE},
+        }
+
+    def set_state(self, state):
+        """Go on where the run of `get_state` was; call it within `fit`, after `on_train_begin`."""
+        self.report = None if state["report"] is None else NonFiniteReport(**state["report"])
+        self._snapshot = None if state["snapshot"] is None else Snapshot.from_state(state["snapshot"])
+        for name in _STATE:
+            setattr(self, name, state[name])
 
     def get_config(self):
         return {

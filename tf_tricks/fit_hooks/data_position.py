@@ -1,0 +1,355 @@
+"""Where a `fit` is in its data, and how to get there again without training on what was used.
+
+The order of the data is a function of the random state at the moment an iterator over it is made, and of what the
+data itself remembers. So both are noted (an anchor) with the number of batches drawn since; to resume, the anchor is
+put back, the iterator made, and that many batches are drawn and dropped.
+"""
+
+import warnings
+import weakref
+
+import keras
+
+from tf_tricks._backend import BACKEND
+from tf_tricks.fit_hooks import random_state, tf_data
+from tf_tricks.fit_hooks.callback_state import copied
+
+# What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
+PRIVATE_ATTRIBUTES = {
+    "EpochIterator._enumerate_iterator": "gives `fit` one step after the other: here steps are left out and noticed",
+    "EpochIterator._get_iterator": "makes the iterator over the data, once an epoch or once a run",
+    "EpochIterator._current_iterator": "with `steps_per_epoch` one iterator spans several epochs",
+    "EpochIterator._steps_seen": "how much of it is used",
+    "EpochIterator._num_batches": "the length of the data, once it is known",
+    "EpochIterator._distributed_dataset": "on TensorFlow the pipeline that `fit` feeds: what makes the iterators",
+    "EpochIterator.data_adapter": "tells what kind of data the user gave, and holds it",
+    "EpochIterator.steps_per_epoch": "the `steps_per_epoch` of `fit`",
+    "DataAdapter.on_epoch_begin": "calls the hook of a PyDataset, and is noted with the random state before it",
+    "DataAdapter.on_epoch_end": "the same at the end of an epoch",
+    "ArrayDataAdapter._shuffle": "the `shuffle` of `fit`, for arrays",
+    "TFDatasetAdapter._dataset": "the user's tf.data pipeline",
+    "PyDatasetAdapter.py_dataset": "the user's PyDataset",
+    "PyDatasetAdapter.enqueuer": "the workers that read it ahead, if any",
+    "PyDatasetEnqueuer.ready_queue": "batches that its workers have read too early",
+    "GeneratorDataAdapter.generator": "tells that the data is a generator",
+    "TorchDataLoaderAdapter._dataloader": "the user's torch DataLoader",
+}
+
+_used = weakref.WeakSet()  # pipelines that a `fit` of this process has read
+
+
+class DataPosition:
+    """Stands between `fit` and its data; made in `on_train_begin`, before the first batch is drawn.
+
+    Args:
+        fit: the `RunningFit`.
+        model: the model, whose own seed generators are no business of the data.
+        after_step: callable without arguments, called on the training thread between two steps, when all callbacks of
+            the last one have been called or handed to their thread; not after the last step of an epoch.
+        saved: what `get_state` returned in the run that is resumed, or None.
+    """
+
+    def __init__(self, fit, model, after_step, saved=None):
+        self._iterator = iterator = fit.epoch_iterator
+        self._adapter = adapter = iterator.data_adapter
+        self._after_step = after_step
+        self._model = model
+        self.kind = kind_of(adapter)
+        self._seeds = data_seeds(adapter, model)
+        self._order = None
+        if BACKEND == "tensorflow" and self.kind == "arrays" and adapter._shuffle:
+            self._order = tf_data.ArrayOrder(iterator, (saved or {}).get("order"))
+        self.step = 0  # batches of this epoch that were trained on
+        self._events = []  # [name of a PyDataset's hook, random state before it], of the epochs before this one
+        self._begun = None  # random state before the epoch that is under way
+        self._past = 0  # how many of the events were before that
+        self._made = 0  # iterators that were made
+        self._current = None  # the one in use: its anchor and what was drawn from it
+        self._resume_step, self._resume_current, self._on_resumed, self._dataset_state = 0, None, None, None
+        self._before_begin = None  # random state before the `on_epoch_begin` of the epoch that is resumed
+        self._warned = False
+        if self._reads_ahead:
+            # On JAX and Torch `fit` draws a batch to build the model; what the workers had read besides would be left
+            # over for the first epoch, in an order that nobody knows.
+            while not adapter.enqueuer.ready_queue.empty():
+                adapter.enqueuer.ready_queue.get()
+        # Methods of the instance hide those of its class; both objects belong to this one `fit`.
+        self._steps, iterator._enumerate_iterator = iterator._enumerate_iterator, self._enumerate
+        self._source, iterator._get_iterator = iterator._get_iterator, lambda: _Iterable(self._make)
+        if self.kind == "PyDataset":
+            for name in ("on_epoch_begin", "on_epoch_end"):
+                setattr(adapter, name, self._noting(name, getattr(adapter, name)))
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    @property
+    def steps_per_epoch(self):
+        """Batches in an epoch, or None as long as nobody knows."""
+        return self._iterator.steps_per_epoch or self._iterator._num_batches
+
+    def is_last(self, step):
+        """Is the epoch over when `step` batches were trained on? False where nobody knows."""
+        known = self.steps_per_epoch
+        seen_all = self._iterator._num_batches and self._iterator._steps_seen >= self._iterator._num_batches
+        return bool(known and (step >= known or seen_all))
+
+    def remedy(self):
+        """Why the order of this data cannot be brought back and what to do about it; None if it can."""
+        if self.kind == "generator":
+            return (
+                "the data is a generator: as many batches are drawn and dropped, which is exact only if a new process "
+                "makes it yield the same batches again. Use a tf.data pipeline, a keras.utils.PyDataset or arrays"
+            )
+        unseeded = [name for name, *seeds in self._random_operations() if not any(seeds)]
+        if unseeded:
+            return (
+                f"the tf.data pipeline draws without a seed ({', '.join(dict.fromkeys(unseeded))}): no other process "
+                "can repeat it. Call `keras.utils.set_random_seed(...)` before you build it, or give `seed=`"
+            )
+        return None
+
+    def _random_operations(self):
+        return tf_data.random_operations(self._adapter._dataset) if self.kind == "tf.data" else []
+
+    def get_state(self, in_epoch):
+        """A tree of plain values; `in_epoch` tells whether an epoch has begun and not ended."""
+        spanning = self._iterator.steps_per_epoch and self._iterator._current_iterator is not None
+        current = self._current is not None and bool(in_epoch or spanning) or None
+        dataset = getattr(self._adapter, "py_dataset", None)
+        return {
+            "kind": self.kind,
+            "step": self.step if in_epoch else 0,
+            "order": None if self._order is None else self._order.get_state(),
+            "events": [list(event) for event in (self._events[: self._past] if in_epoch else self._events)],
+            "begun": self._begun if in_epoch else None,
+            "made": self._current.number if current else self._made,
+            "current": current and self._current.get_state(),
+            "num_batches": self._iterator._num_batches,
+            "seeds": self._seeds.take(),
+            "dataset": copied(dataset.get_state()) if _offers_state(dataset) else None,
+        }
+
+    # --- going back to a position ---------------------------------------------------------------------------------
+
+    def resume(self, saved, on_resumed):
+        """Go to a saved position; within an epoch `on_resumed` is called just before the first step that is new."""
+        self._resume_step = saved["step"]
+        self._on_resumed = on_resumed if saved["step"] else None
+        if saved["kind"] != self.kind:
+            self.warn(f"the run was saved over {saved['kind']} and goes on over {self.kind}: only the step is kept")
+            return
+        iterator = self._iterator
+        if iterator._num_batches is None:
+            iterator._num_batches = saved["num_batches"]
+        in_epoch, current = saved["step"] > 0, saved["current"]
+        self._repeat_events(saved["events"])
+        self._before_begin = saved["begun"]
+        self._repeat_iterators(saved["made"])
+        if not in_epoch:
+            self._seeds.put_back(saved["seeds"])
+        if _offers_state(getattr(self._adapter, "py_dataset", None)) and saved["dataset"] is not None:
+            self._dataset_state = saved["dataset"]
+            if not in_epoch:
+                self._adapter.py_dataset.set_state(saved["dataset"])
+        self._resume_current = current
+        if current is not None and iterator.steps_per_epoch:
+            iterator._current_iterator = iter(iterator._get_iterator())
+            iterator._steps_seen = current["drawn"] - saved["step"]
+
+    def _repeat_events(self, events):
+        """Call the hooks of a PyDataset as often as before, with the same random states."""
+        if self.kind != "PyDataset" or _offers_state(self._adapter.py_dataset):
+            return
+        for name, state in events:
+            if state is not None:
+                random_state.set_host(state)
+            getattr(self._adapter.py_dataset, name)()
+        self._events = [list(event) for event in events]
+
+    def _repeat_iterators(self, count):
+        """A reshuffling `shuffle` with a seed gives each new iterator its next order, so make as many again."""
+        self._made = count
+        if self.kind != "tf.data":
+            return
+        dataset = self._iterator._distributed_dataset if BACKEND == "tensorflow" else self._adapter._dataset
+        if self._adapter._dataset in _used and any(name == "shuffle" for name, *_ in self._random_operations()):
+            self.warn(
+                "an earlier `fit` of this process has read this tf.data pipeline, and its shuffle has moved on. Make "
+                "the pipeline anew before `fit`"
+            )
+        for _ in range(count):
+            iter(dataset)
+
+    def warn(self, reason):
+        """One warning about the order of the data."""
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"TrainingCheckpoint: the order of the data cannot be kept: {reason}.", stacklevel=2)
+
+    # --- what stands in `fit`'s way -------------------------------------------------------------------------------
+
+    def _enumerate(self):
+        self.step = 0
+        for begin, end, iterator in self._steps():
+            if end < self._resume_step:  # trained on before; its batch was dropped when the iterator was made
+                self.step = end + 1
+                continue
+            self._resume_step = 0
+            if self._on_resumed is not None:
+                call, self._on_resumed = self._on_resumed, None
+                call()
+            yield begin, end, iterator
+            self.step = end + 1
+            if self._current is not None:
+                self._current.drawn += end + 1 - begin
+            if not self.is_last(self.step):
+                self._after_step()
+                if self._model.stop_training:  # a guard has found a bad step meanwhile
+                    return
+
+    def _make(self):
+        source = self._source()
+        resumed, self._resume_current = self._resume_current, None
+        if resumed and not self._reads_ahead:
+            random_state.set_host(resumed["anchor"])
+            self._seeds.put_back(resumed["seeds"])
+        self._current = current = _Current(self._made, random_state.host(), self._seeds.take())
+        if self._order is not None:
+            self._order.begin_pass(self._made)
+        iterator = iter(source)
+        if BACKEND == "tensorflow":
+            self._made += 1
+        else:
+            iterator = _Watched(iterator, current, self._count_first, self._draws_to_watch())
+        if self.kind == "tf.data":
+            _used.add(self._adapter._dataset)
+        if resumed:
+            for k in range(resumed["drawn"]):
+                if (state := resumed["jumps"].get(str(k))) is not None:
+                    random_state.set_host(state)
+                next(iterator, None)
+            current.drawn = resumed["drawn"]
+        return iterator
+
+    def _count_first(self):
+        self._made += 1
+
+    def _draws_to_watch(self):
+        """Of how many draws the random state matters: those that draw from it on this thread."""
+        if self._reads_ahead:
+            return 0
+        only_first = self.kind == "tf.data" or (self.kind == "arrays" and self._adapter._shuffle != "batch")
+        return 1 if only_first else float("inf")
+
+    @property
+    def _reads_ahead(self):
+        """Do threads of Keras's own read a PyDataset, and draw random numbers meanwhile?"""
+        return getattr(self._adapter, "enqueuer", None) is not None
+
+    def _noting(self, name, hook):
+        own = getattr(type(self._adapter.py_dataset), name) is not getattr(keras.utils.PyDataset, name)
+
+        def noting():
+            before = random_state.host()
+            if name == "on_epoch_begin":
+                if self._before_begin is not None:  # workers draw from here on, so it is the last chance to set it
+                    before, self._before_begin = self._before_begin, None
+                    random_state.set_host(before)
+                self._begun, self._past = before, len(self._events)
+            hook()
+            if name == "on_epoch_begin" and self._resume_step and self._dataset_state is not None:
+                self._adapter.py_dataset.set_state(self._dataset_state)
+                self._dataset_state = None
+            if own:
+                drew = not random_state.same_host(before, random_state.host())
+                self._events.append([name, before if drew else None])
+
+        return noting
+
+    @property
+    def python_state_is_ours(self):
+        """May Python's and NumPy's random state be set within an epoch? Not if threads that read ahead draw from it."""
+        return not self._reads_ahead and not (
+            BACKEND == "tensorflow" and self.kind in ("PyDataset", "generator", "DataLoader")
+        )
+
+
+class _Current:
+    """The iterator in use: the random state when it was made, and how many batches were drawn since."""
+
+    def __init__(self, number, anchor, seeds):
+        self.number = number  # iterators that were made before it
+        self.anchor, self.seeds = anchor, seeds
+        self.jumps = {}  # draw -> random state before it, where somebody else had moved it since the last one
+        self.drawn = 0
+
+    def get_state(self):
+        return {
+            "anchor": self.anchor,
+            "seeds": self.seeds,
+            "jumps": {str(k): state for k, state in self.jumps.items()},
+            "drawn": self.drawn,
+        }
+
+
+class _Watched:
+    """A Python iterator that notes the random state before those draws that use it."""
+
+    def __init__(self, iterator, current, on_first, watched):
+        self._iterator, self._current, self._on_first, self._watched = iterator, current, on_first, watched
+        self._draws, self._last = 0, current.anchor
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        k, self._draws = self._draws, self._draws + 1
+        if not k:
+            self._on_first()
+        if k >= self._watched:
+            return next(self._iterator)
+        before = random_state.host()
+        try:
+            return next(self._iterator)
+        finally:
+            after = random_state.host()
+            if not random_state.same_host(before, after):
+                if not random_state.same_host(before, self._last):
+                    self._current.jumps[k] = before
+                self._last = after
+
+
+class _Iterable:
+    """What `iter` is called on: the iterator is made then, and not before."""
+
+    def __init__(self, make):
+        self._make = make
+
+    def __iter__(self):
+        return self._make()
+
+
+def kind_of(adapter):
+    """What the user gave to `fit`: "arrays", "tf.data", "PyDataset", "generator", "DataLoader" or "other"."""
+    if hasattr(adapter, "py_dataset"):
+        return "PyDataset"
+    if hasattr(adapter, "_dataloader"):
+        return "DataLoader"
+    if hasattr(adapter, "generator"):
+        return "generator"
+    if hasattr(adapter, "_dataset"):
+        return "tf.data"
+    return "arrays" if hasattr(adapter, "_shuffle") else "other"
+
+
+def data_seeds(adapter, model):
+    """The seed generators that the data draws from; arrays have none."""
+    kind = kind_of(adapter)
+    if kind == "DataLoader":
+        return random_state.LoaderSeeds(adapter._dataloader)
+    handles = {"arrays": lambda: [], "tf.data": lambda: tf_data.captured(adapter._dataset)}.get(kind, lambda: None)()
+    return random_state.DataSeeds(model, handles)
+
+
+def _offers_state(dataset):
+    return dataset is not None and hasattr(dataset, "get_state") and hasattr(dataset, "set_state")
