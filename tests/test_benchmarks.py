@@ -14,15 +14,25 @@ def tiny():
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(10)]), (8, "float")
 
 
-@pytest.fixture
-def callbacks_overhead(monkeypatch):
-    spec = importlib.util.spec_from_file_location("callbacks_overhead", FOLDER / "callbacks_overhead.py")
+def load(name, monkeypatch):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setattr(sys, "path", list(sys.path))  # the script adds its own
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def callbacks_overhead(monkeypatch):
+    module = load("callbacks_overhead", monkeypatch)
     monkeypatch.setattr(module, "MODELS", {"tiny": tiny})
     monkeypatch.setattr(module, "deep", tiny)
     return module
+
+
+@pytest.fixture
+def checkpoint_cost(monkeypatch):
+    return load("checkpoint_cost", monkeypatch)
 
 
 def test_callbacks_overhead_measures_every_variant(callbacks_overhead, backend, tmp_path, capsys):
@@ -46,3 +56,38 @@ def test_every_benchmark_model_builds_and_its_data_fits(callbacks_overhead):
         x, y = callbacks_overhead.data(model, kind, 2)
         assert x.shape[1:] == model.input_shape[1:]
         assert (y.shape, model.output_shape) == ((2,), (None, 10))
+
+
+SMALL = ["--rounds", "1", "--saves", "2", "--every", "2", "--batch", "4", "--width", "8"]
+
+
+def test_checkpoint_cost_measures_every_variant(checkpoint_cost, tmp_path, capsys):
+    output, names = tmp_path / "cost.md", ["BackupAndRestore", "ModelCheckpoint", "TrainingCheckpoint", "floor"]
+    arguments = [*SMALL, "--no-memory", "--directory", str(tmp_path), "--output", str(output)]
+    checkpoint_cost.main([*arguments, "--variants", *names])
+    text = output.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in text.splitlines() if line.startswith("| ")}
+    wanted = [name for name in checkpoint_cost.variants() if any(each in name for each in ["bare", *names])]
+    for name in set(wanted) - {"bare, again"}:  # that one was not asked for
+        assert float(rows[f"| {name}"][1]) > 0, text
+        assert float(rows[f"| {name}"][2]) > 0, text
+    assert "Our file, with its checksum" in text and "Beside the steps: our write" in text
+    assert keras.__version__ in text
+    assert [path.name for path in tmp_path.iterdir()] == ["cost.md"]
+
+
+def test_checkpoint_cost_tells_the_stalls_from_the_steps(checkpoint_cost, tmp_path):
+    options = ["--every", "4", "--saves", "2", "--batch", "4", "--width", "8", "--directory", str(tmp_path)]
+    variant = checkpoint_cost.Variant(None, checkpoint_cost.parse(options))
+    clock = checkpoint_cost.Steps()
+    #             step 0  1  2  3  4  5  6   7  8   9: after 3 and 7 it saves, and 0 and 1 are not counted
+    clock.wall = [0.0, 9, 9, 10, 13, 14, 15, 16, 20, 21, 22]
+    clock.cpu = [each / 2 for each in clock.wall]
+    assert variant._times(clock) == {"wall": 13 / 8, "cpu": 13 / 16, "stall": [2, 3]}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak of the memory is read from /proc")
+def test_checkpoint_cost_reads_the_peak_of_the_memory(checkpoint_cost, tmp_path, capsys):
+    checkpoint_cost.main([*SMALL, "--directory", str(tmp_path), "--peak-of", "TrainingCheckpoint"])
+    assert int(capsys.readouterr().out.splitlines()[-1]) > 10e6

@@ -64,7 +64,7 @@ def _module_of(name):
 
 def test_every_public_class_has_an_example():
     classes = {name for name, each in public_names().items() if inspect.isclass(each)}
-    assert {"EarlyStopping", "FinalLearningRateDrop", "GradientNormLogger", "NaNGuard", "Snapshot"} <= classes
+    assert {"EarlyStopping", "GradientNormLogger", "NaNGuard", "Snapshot", "TrainingCheckpoint"} <= classes
     assert {name for name in classes if ">>> " not in (public_names()[name].__doc__ or "")} == set()
 
 

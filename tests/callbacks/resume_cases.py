@@ -52,7 +52,9 @@ def model(optimizer=None, jit_compile=None, **compile_arguments):
         ]
     )
     jit = BACKEND == "jax" if jit_compile is None else jit_compile
-    built.compile(optimizer or keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=jit, **compile_arguments)
+    built.compile(
+        optimizer or keras.optimizers.Adam(0.01), "mse", metrics=["mae"], jit_compile=jit, **compile_arguments
+    )
     return built
 
 
@@ -178,7 +180,11 @@ if BACKEND == "torch":
 
 def evidence(fitted, *callbacks):
     """Every number that a run ends with: name -> array."""
-    groups = {"variables": fitted.variables, "optimizer": fitted.optimizer.variables, "metrics": fitted.metrics_variables}
+    groups = {
+        "variables": fitted.variables,
+        "optimizer": fitted.optimizer.variables,
+        "metrics": fitted.metrics_variables,
+    }
     found = {
         f"{group}/{i}/{variable.name}": np.array(keras.ops.convert_to_numpy(variable))
         for group, variables in groups.items()

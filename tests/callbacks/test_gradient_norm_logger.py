@@ -268,9 +268,7 @@ class Slope(keras.layers.Layer):
 
 def slope(x, **clipping):
     model = keras.Sequential([keras.Input((x.shape[1],)), Slope(name="slope")])
-    model.compile(
-        keras.optimizers.SGD(1e-3, **clipping), lambda y, p: keras.ops.sum(p, axis=-1), jit_compile=False
-    )
+    model.compile(keras.optimizers.SGD(1e-3, **clipping), lambda y, p: keras.ops.sum(p, axis=-1), jit_compile=False)
     return model
 
 

@@ -16,7 +16,10 @@ from tests.callbacks.resume_cases import CASES, EPOCHS, Kill, Killed, assert_sam
 from tf_tricks._backend import BACKEND
 from tf_tricks.callbacks import TrainingCheckpoint
 
-def run(directory, make_data, kill=None, seed=7, callbacks=lambda: [], make_model=cases.model, epochs=EPOCHS, **options):
+
+def run(
+    directory, make_data, kill=None, seed=7, callbacks=lambda: [], make_model=cases.model, epochs=EPOCHS, **options
+):
     """What a script does from its first line to its last: returns the evidence, or raises Killed."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -130,7 +133,9 @@ def keras_callbacks(directory):
         keras.callbacks.LearningRateScheduler(_lowers),
         keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=10.0, cooldown=1),
         keras.callbacks.EarlyStopping("loss", patience=3, min_delta=10.0, restore_best_weights=True),
-        keras.callbacks.ModelCheckpoint(directory / "best.weights.h5", "loss", save_best_only=True, save_weights_only=True),
+        keras.callbacks.ModelCheckpoint(
+            directory / "best.weights.h5", "loss", save_best_only=True, save_weights_only=True
+        ),
         keras.callbacks.BackupAndRestore(directory / "backup", save_freq=4),
     ]
 
@@ -383,7 +388,9 @@ def test_a_model_without_a_shape_is_built_from_the_data(tmp_path):
 
 def test_best_checkpoint_stays(tmp_path):
     def make():
-        return [keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=[3, 9, 5, 4, 1][epoch]))]
+        return [
+            keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(score=[3, 9, 5, 4, 1][epoch]))
+        ]
 
     checkpoint = {"every": "epoch", "keep": 2, "keep_best": ("score", "max")}
     keras.utils.set_random_seed(0)

@@ -1,6 +1,8 @@
 """One row per public name: how to make one, what proves that it worked, what it refuses."""
 
 import dataclasses
+import os
+import tempfile
 import typing
 
 import keras
@@ -26,6 +28,7 @@ class Row:
         bad: list of (argument, value, exception, what the message says is accepted) or, with a fifth entry, the other
             arguments that make the value bad.
         any_value: names of arguments that no value is bad for.
+        arguments: for a function: callable that returns good arguments as a dict.
     """
 
     make: typing.Callable | None = None
@@ -35,6 +38,7 @@ class Row:
     proof: typing.Callable | None = None
     bad: list = dataclasses.field(default_factory=list)
     any_value: tuple = ()
+    arguments: typing.Callable | None = None
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------------
@@ -80,6 +84,25 @@ def _nan_guard(**arguments):
 def _nan_guard_worked(callback, history):
     assert callback.report is None
     assert (callback.num_skipped, callback.num_rollbacks, callback.non_finite_metrics) == (0, 0, [])
+
+
+_folders = tempfile.TemporaryDirectory(prefix="tf_tricks_contract_")
+
+
+def _new_folder():
+    return tempfile.mkdtemp(dir=_folders.name)
+
+
+def _training_checkpoint(**arguments):
+    return tf_tricks.callbacks.TrainingCheckpoint(**{"directory": _new_folder(), "every": 2, "verbose": 0, **arguments})
+
+
+def _training_checkpoint_worked(callback, history):
+    newest = tf_tricks.checkpoints.describe(callback.directory)
+    assert (newest.epoch, newest.step, newest.damage) == (EPOCHS, EPOCHS * STEPS, None)
+    files = [name for name in os.listdir(callback.directory) if name.endswith(".safetensors")]
+    assert 1 < len(files) <= callback.keep
+    assert len(history["loss"]) == EPOCHS
 
 
 _AT_LEAST_0, _AT_LEAST_1, _YES_NO = "an int >= 0", "an int >= 1", "True or False"
@@ -140,6 +163,29 @@ _NAN_GUARD_BAD = [
     ("look_every", 0, ValueError, _AT_LEAST_1),
 ]
 
+_TRAINING_CHECKPOINT_BAD = [
+    (argument, value, error, accepted, {"directory": "run"} if argument != "directory" else {})
+    for argument, value, error, accepted in [
+        ("directory", 3, TypeError, "a str or a path"),
+        ("every", "step", ValueError, '"epoch", an int >= 1 (steps) or a time such as "30s"'),
+        ("every", "0s", ValueError, 'a time such as "30s"'),
+        ("every", "-1min", ValueError, 'a time such as "30s"'),
+        ("every", "10 days", ValueError, 'a time such as "30s"'),
+        ("every", 0, ValueError, _AT_LEAST_1),
+        ("every", 1.5, TypeError, _AT_LEAST_1),
+        ("every", True, TypeError, _AT_LEAST_1),
+        ("keep", 0, ValueError, _AT_LEAST_1),
+        ("keep", None, TypeError, _AT_LEAST_1),
+        ("resume", 1, TypeError, _YES_NO),
+        ("save_on_exit", "yes", TypeError, _YES_NO),
+        ("keep_best", "val_loss", TypeError, "None or (monitor, mode)"),
+        ("keep_best", ("val_loss",), TypeError, "None or (monitor, mode)"),
+        ("keep_best", (3, "min"), TypeError, "None or (monitor, mode)"),
+        ("keep_best", ("val_loss", "auto"), ValueError, "'min', 'max'"),
+        ("verbose", -1, ValueError, _AT_LEAST_0),
+    ]
+]
+
 # --- other names --------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +196,63 @@ def _report(**arguments):
 
 def _snapshot():
     return tf_tricks.checkpoints.Snapshot([("kernel", np.ones((2, 2), "float32"))], [("iteration", np.array(3))])
+
+
+def _restore_report(**arguments):
+    return tf_tricks.checkpoints.RestoreReport(**{"path": "run.safetensors", "loaded": ["kernel"], **arguments})
+
+
+def _description(**arguments):
+    return tf_tricks.checkpoints.Description(**{"path": "run.safetensors", **arguments})
+
+
+def _model():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    model.compile("adam", "mse")
+    return model
+
+
+def _file_and_model():
+    """Good arguments of `save` and `restore`; the file is there."""
+    arguments = {"path": os.path.join(_new_folder(), "run.safetensors"), "model": _model()}
+    tf_tricks.checkpoints.save(**arguments)
+    return arguments
+
+
+def _file():
+    return {"path": _file_and_model()["path"]}
+
+
+def _folder():
+    return {"directory": os.path.dirname(_file_and_model()["path"])}
+
+
+_A_PATH, _A_MODEL = "a str or a path", "a keras.Model"
+_NO_FILE = ("path", "/nowhere/run.safetensors", FileNotFoundError, "an existing file or folder")
+_SAVE_BAD = [
+    ("path", 3, TypeError, _A_PATH),
+    ("path", "run.weights.h5", ValueError, "not end in .h5 or .keras"),
+    ("path", "run.keras", ValueError, "not end in .h5 or .keras"),
+    ("model", 3, TypeError, _A_MODEL),
+    ("optimizer", 1, TypeError, _YES_NO),
+    ("epoch", -1, ValueError, _AT_LEAST_0),
+    ("epoch", 1.5, TypeError, _AT_LEAST_0),
+]
+_RESTORE_BAD = [
+    ("path", 3, TypeError, _A_PATH),
+    _NO_FILE,
+    ("model", 3, TypeError, _A_MODEL),
+    ("strict", 1, TypeError, _YES_NO),
+    ("optimizer", True, ValueError, "one of 'require', 'if-present', 'ignore'"),
+    ("partial", [], ValueError, "a list of patterns"),
+    ("partial", [3], ValueError, "a list of patterns"),
+]
+_LATEST_BAD = [
+    ("directory", 3, TypeError, _A_PATH),
+    ("directory", "/nowhere", NotADirectoryError, "a folder"),
+]
+_FILE_BAD = [("path", 3, TypeError, _A_PATH), _NO_FILE]
 
 
 def _scaled(**arguments):
@@ -192,15 +295,35 @@ _CALLBACKS = {
         proof=_nan_guard_worked,
         bad=_NAN_GUARD_BAD,
     ),
+    "TrainingCheckpoint": Row(
+        _training_checkpoint,
+        ALL_SECTIONS,
+        [
+            {"directory": "run", "every": "10min", "keep": 1, "keep_best": ("val_loss", "min")},
+            {"directory": "memory://run", "every": "epoch", "resume": False, "save_on_exit": False, "verbose": 1},
+        ],
+        proof=_training_checkpoint_worked,
+        bad=_TRAINING_CHECKPOINT_BAD,
+    ),
+}
+_FUNCTIONS = {
+    "describe": Row(sections=("Args", "Returns", "Raises", "Example"), bad=_FILE_BAD, arguments=_file),
+    "latest": Row(sections=("Args", "Raises", "Example"), bad=_LATEST_BAD, arguments=_folder),
+    "restore": Row(sections=("Returns", *ALL_SECTIONS), bad=_RESTORE_BAD, arguments=_file_and_model),
+    "save": Row(sections=ALL_SECTIONS, bad=_SAVE_BAD, any_value=("metadata",), arguments=_file_and_model),
+    "verify": Row(sections=("Args", "Raises", "Example"), bad=_FILE_BAD, arguments=_file),
 }
 _OTHERS = {
+    "DamagedCheckpoint": Row(lambda: tf_tricks.checkpoints.DamagedCheckpoint("cut short"), ("Example",)),
+    "Description": Row(_description, ("Args", "Example")),
     "NonFiniteError": Row(lambda: tf_tricks.NonFiniteError(_report()), ("Args", "Example")),
     "NonFiniteReport": Row(_report, ("Args", "Example")),
+    "RestoreReport": Row(_restore_report, ("Args", "Example")),
     "ScaledLearningRate": Row(_scaled, ("Args", "Example"), [{"factor": 2.0}]),
     "Snapshot": Row(_snapshot, ALL_SECTIONS),
     "__version__": Row(),
     "callbacks": Row(),
     "checkpoints": Row(),
 }
-ROWS = {**_CALLBACKS, **_OTHERS}
-CALLBACKS = sorted(_CALLBACKS)
+ROWS = {**_CALLBACKS, **_FUNCTIONS, **_OTHERS}
+CALLBACKS, FUNCTIONS = sorted(_CALLBACKS), sorted(_FUNCTIONS)

@@ -1,6 +1,7 @@
 """What `fit_hooks` takes for granted about the inside of Keras, each checked on Keras alone.
 
-When Keras changes, the test that fails names the file of ours that breaks and what the user loses.
+When Keras changes, the test that fails names the file of ours that breaks and what the user loses. What is assumed
+for resuming a run is in `test_resume_assumptions.py` and `test_data_assumptions.py`.
 """
 
 import ast
@@ -13,57 +14,14 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+import tests.fit_hooks.test_data_assumptions
+import tests.fit_hooks.test_resume_assumptions  # noqa: F401  (both fill COVERED)
 import tf_tricks
+from tests.fit_hooks.assumptions import COVERED, AtBegin, array, assumes, build, data, fit
 from tf_tricks import fit_hooks
 from tf_tricks._backend import BACKEND
 
 PACKAGE = pathlib.Path(tf_tricks.__file__).parent
-COVERED = {}  # entry of a PRIVATE_ATTRIBUTES -> names of the tests that check it
-JIT = BACKEND == "jax"
-
-
-def assumes(*entries):
-    """Mark a test as the one that checks these entries of `PRIVATE_ATTRIBUTES`."""
-
-    def register(test):
-        for entry in entries:
-            COVERED.setdefault(entry, []).append(test.__name__)
-        return test
-
-    return register
-
-
-def build(optimizer=None, units=1):
-    keras.utils.set_random_seed(1)
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(units)])
-    model.compile(optimizer or keras.optimizers.SGD(0.1), "mse", jit_compile=JIT)
-    return model
-
-
-def data(num_batches=4):
-    generator = np.random.default_rng(0)
-    x, y = generator.normal(size=(num_batches * 4, 3)), generator.normal(size=(num_batches * 4, 1))
-    return x.astype("float32"), y.astype("float32")
-
-
-def fit(model, *callbacks, **options):
-    options = {"batch_size": 4, "shuffle": False, "verbose": 0, **options}
-    return model.fit(*data(), callbacks=list(callbacks), **options)
-
-
-def array(value):
-    return ops.convert_to_numpy(value)
-
-
-class AtBegin(keras.callbacks.Callback):
-    """Calls a function with the model in `on_train_begin`."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def on_train_begin(self, logs=None):
-        self.function(self.model)
 
 
 # --- fit_hooks/hook.py and fit_hooks/drivers.py ---------------------------------------------------------------------
@@ -382,15 +340,69 @@ def allow_lists():
 def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
     assert sorted(allow_lists()) == sorted(COVERED), "give each entry of PRIVATE_ATTRIBUTES a test marked by `assumes`"
     assert set(allow_lists()) <= {
+        "ArrayDataAdapter._shuffle",
+        "BackupAndRestore._batches_seen_since_last_saving",
+        "BackupAndRestore._current_epoch",
+        "BackupAndRestore._last_batch_seen",
+        "CallbackList._async_train",
+        "CallbackList._flush_futures",
+        "CallbackList.callbacks",
+        "DataAdapter.get_tf_dataset",
+        "DataAdapter.on_epoch_begin",
+        "DataAdapter.on_epoch_end",
+        "DistributedDataset._original_dataset",
+        "EarlyStopping.best",
+        "EarlyStopping.best_epoch",
+        "EarlyStopping.best_weights",
+        "EarlyStopping.stopped_epoch",
+        "EarlyStopping.wait",
+        "EpochIterator._current_iterator",
+        "EpochIterator._distribute_strategy",
+        "EpochIterator._distributed_dataset",
+        "EpochIterator._enumerate_iterator",
+        "EpochIterator._get_iterator",
+        "EpochIterator._num_batches",
+        "EpochIterator._steps_seen",
+        "EpochIterator.data_adapter",
+        "EpochIterator.steps_per_epoch",
+        "GeneratorDataAdapter.generator",
+        "Model._initial_epoch",
         "Model._jax_state_synced",
         "Model._symbolic_build",
+        "Model.fit.callbacks",
+        "Model.fit.epoch_iterator",
         "Model.make_train_function",
         "Model.train_function",
         "Model.train_step",
+        "ModelCheckpoint._batches_seen_since_last_saving",
+        "ModelCheckpoint._current_epoch",
+        "ModelCheckpoint._last_batch_seen",
+        "ModelCheckpoint.best",
         "Optimizer._accumulated_gradients",
         "Optimizer._get_current_learning_rate",
         "Optimizer._iterations",
         "Optimizer._learning_rate",
+        "PyDatasetAdapter.enqueuer",
+        "PyDatasetAdapter.py_dataset",
+        "PyDatasetEnqueuer.ready_queue",
+        "ReduceLROnPlateau.best",
+        "ReduceLROnPlateau.cooldown_counter",
+        "ReduceLROnPlateau.wait",
+        "SeedGenerator.state",
+        "Strategy.extended.should_checkpoint",
+        "SwapEMAWeights._ema_weights_in_model",
+        "TFDatasetAdapter._dataset",
+        "TorchDataLoaderAdapter._dataloader",
+        "global_state.get_global_attribute",
+        "global_state.set_global_attribute",
+        "keras.utils.set_random_seed.global_state",
+        "sys._current_frames",
+        "tensorflow.context._rng",
+        "tensorflow.context._seed",
+        "tf.data.Dataset._functions",
+        "tf.data.Dataset._inputs",
+        "tf.data.Dataset._seed",
+        "tf.data.Dataset._seed2",
     }, "this list may only shrink: find a public way"
 
 
@@ -435,17 +447,19 @@ def private_accesses(tree):
 
 def test_private_attributes_are_touched_in_fit_hooks_only_and_as_listed():
     trees = sources()
-    allowed = {entry.split(".")[1] for entry in allow_lists()}
+    allowed = {entry.rpartition(".")[2] for entry in allow_lists()}
     own = own_names(trees.values()) - allowed
     used, wrong = set(), []
+    hooks = [tree for path, tree in trees.items() if path.parent.name == "fit_hooks"]
     for path, tree in trees.items():
-        in_hooks = path.parent.name == "fit_hooks"
+        in_hooks = tree in hooks
         for name, line in private_accesses(tree):
             used.add(name)
             if name in own or name.startswith("_tf_tricks") or (in_hooks and name in allowed | FUSED):
                 continue
             wrong.append(f"{path.relative_to(PACKAGE)}:{line}: `{name}` is private, and no allow list has it")
     assert not wrong, "\n".join(wrong)
+    used |= {node.value for node in ast.walk(ast.Module(hooks, [])) if isinstance(node, ast.Constant)}  # for `getattr`
     assert {name for name in allowed if name.startswith("_")} <= used, "an allow list names what nobody touches"
 
 

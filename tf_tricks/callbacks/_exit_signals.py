@@ -29,6 +29,8 @@ class ExitSignals:
             left_behind = getattr(signal.getsignal(number), "__self__", None)
             if isinstance(left_behind, ExitSignals) and not left_behind.is_needed:
                 left_behind.uninstall()
+            if signal.getsignal(number) == signal.SIG_IGN:  # as a shell sets it for its jobs in the background
+                continue
             self._before[number] = signal.signal(number, self._notice)
 
     @property

@@ -55,9 +55,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
 
     async_safe = True  # it has no hook for batches: it looks between two steps
 
-    def __init__(
-        self, directory, every="epoch", keep=3, resume=True, save_on_exit=True, keep_best=None, verbose=1
-    ):
+    def __init__(self, directory, every="epoch", keep=3, resume=True, save_on_exit=True, keep_best=None, verbose=1):
         super().__init__()
         self.directory = check_path("directory", directory)
         self.every = check_every(every)
@@ -100,19 +98,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         except BaseException:
             self._close()
             raise
-        self._signals = ExitSignals(self._fit.is_running)
-        if self.save_on_exit:
-            self._signals.install()
+        self._notice_signals()
 
     def _resume(self, saved):
-        run, model = saved["run"], self.model
+        run = saved["run"]
         running_fit.build(self._fit)
         self._restore(saved)
         over = run["finished"] is not None and self.params["epochs"] <= run["finished"]
         self._fit.begin_at(max(run["epoch"], self.params["epochs"]) if over else run["epoch"])
         if over:
-            self._say(f"the run had ended after epoch {run['epoch']}; nothing to do. `epochs` above "
-                      f"{run['finished']} goes on, resume=False begins anew.")
+            self._say(
+                f"the run had ended after epoch {run['epoch']}; nothing to do. `epochs` above "
+                f"{run['finished']} goes on, resume=False begins anew."
+            )
             return
         step = run["data"]["step"]
         self._say(f"going on at epoch {run['epoch'] + 1}, step {step}, from {saved['name']}.")
@@ -123,8 +121,6 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._data.resume(run["data"], on_resumed=lambda: self._restore(saved, in_epoch=True))
         if not step:
             random_state.put_back(run["random"])
-        if model.stop_training:  # said by a callback that was stopped before, of a run that now goes on
-            model.stop_training = False
 
     def _restore(self, saved, in_epoch=False):
         """Everything but the position in the data; within an epoch a second time, after `on_epoch_begin`."""
@@ -202,11 +198,18 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             )
 
     def _leave(self):
-        signals, self._signals = self._signals, None
-        self._close()
-        signals.leave()
-        # A handler of the user's that returns: go on as before.
-        raise SystemExit(0)
+        self._files.flush()
+        try:
+            self._signals.leave()
+        except BaseException:
+            self._close()
+            raise
+        self._notice_signals()  # a handler of the user's has returned: training goes on
+
+    def _notice_signals(self):
+        self._signals = ExitSignals(self._fit.is_running)
+        if self.save_on_exit:
+            self._signals.install()
 
     def _close(self):
         if self._signals is not None:

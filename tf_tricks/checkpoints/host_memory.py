@@ -18,8 +18,8 @@ class HostMemory:
 
     Example:
         >>> memory = HostMemory()
-        >>> first = memory.copies([keras.Variable(np.arange(3.0))])[0]
-        >>> second = memory.copies([keras.Variable(np.zeros(3))])[0]
+        >>> first = memory.copies([keras.Variable(np.arange(3.0, dtype="float32"))])[0]
+        >>> second = memory.copies([keras.Variable(np.zeros(3, "float32"))])[0]
         >>> first, second
         (array([0., 1., 2.], dtype=float32), array([0., 0., 0.], dtype=float32))
     """

@@ -185,7 +185,9 @@ def find(path):
             raise FileNotFoundError(f"The folder `{path}` holds no checkpoint that verifies.")
         return newest
     if not os.path.exists(path):
-        raise FileNotFoundError(f"`path` must be an existing file or folder. Received: path={path!r}")
+        raise FileNotFoundError(
+            f"`path` must be an existing file or folder. There is no checkpoint `{path}`. Received: path={path!r}"
+        )
     return path
 
 

@@ -59,10 +59,11 @@ def put_back(callbacks, saved):
         if entry is None:  # it did not take part before
             continue
         waiting.remove(entry)
+        state = copied(entry["state"])  # the callback changes it, and it may be put back once more
         if _speaks(callback):
-            callback.set_state(entry["state"])
+            callback.set_state(state)
         else:
-            for name, value in entry["state"].items():
+            for name, value in state.items():
                 setattr(callback, name, value)
 
 

@@ -337,7 +337,7 @@ def kind_of(adapter):
         return "DataLoader"
     if hasattr(adapter, "generator"):
         return "generator"
-    if hasattr(adapter, "_dataset"):
+    if hasattr(getattr(adapter, "_dataset", None), "element_spec"):
         return "tf.data"
     return "arrays" if hasattr(adapter, "_shuffle") else "other"
 

@@ -75,7 +75,6 @@ def running_fit(model, owner):
     )
 
 
-
 def is_chief(model):
     """Is this the one of several processes that writes files?"""
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow's alone

@@ -49,17 +49,26 @@ def _parts(dataset):
 
 
 def _in_graph(graph):
-    tf = sys.modules["tensorflow"]
+    # The definition has the functions inside of functions too: branches of `tf.cond`, a `map` in an `interleave`.
+    definition = graph.as_graph_def()
     found = []
-    for operation in graph.get_operations():
-        attributes = operation.node_def.attr
-        if operation.type.startswith("ShuffleDataset"):  # a pipeline inside of `flat_map` or `interleave`
-            seeds = [tf.get_static_value(each) for each in operation.inputs[2:4]]
-            if all(seed is not None for seed in seeds):
-                found.append(("shuffle", *map(int, seeds)))
-        elif "seed2" in attributes:
-            found.append((operation.type, attributes["seed"].i, attributes["seed2"].i))
+    for nodes in (definition.node, *(function.node_def for function in definition.library.function)):
+        by_name = {node.name: node for node in nodes}
+        for node in nodes:
+            if node.op.startswith("ShuffleDataset"):  # a pipeline inside of `flat_map` or `interleave`
+                seeds = [_constant(by_name.get(each.partition(":")[0])) for each in node.input[2:4]]
+                if None not in seeds:
+                    found.append(("shuffle", *seeds))
+            elif "seed2" in node.attr:
+                found.append((node.op, node.attr["seed"].i, node.attr["seed2"].i))
     return found
+
+
+def _constant(node):
+    """The int in a node of a graph, None if it is no constant."""
+    if node is None or node.op != "Const":
+        return None
+    return int(sys.modules["tensorflow"].make_ndarray(node.attr["value"].tensor))
 
 
 class ArrayOrder:
