@@ -151,7 +151,6 @@ class MyDict(dict):
         ({"a": {"b": {3: 0}}}, r"dict at `a/b` must have str keys\. Received: 3"),
         (lambda: 0, r"is a builtins\.function"),
     ],
-    ids=str,
 )
 def test_anything_else_is_refused_with_its_place(tree, message):
     with pytest.raises(TypeError, match=message):

@@ -40,7 +40,11 @@ def follow(data, epochs=2, saved=None, resumed=None, after_step=None):
     return found[0], batches.steps
 
 
-@pytest.mark.parametrize("name", CASES)
+# `fit` itself runs over all of them in tests/callbacks/test_training_checkpoint.py.
+ONE_OF_EACH = ["arrays", "arrays, steps_per_epoch", "PyDataset, workers", "tf.data, unknown length", "generator"]
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_what_is_known_between_any_two_steps(name):
     seen, epochs = [], 1 if "steps_per_epoch" in name else 2
     position, steps = follow(CASES[name](), epochs, after_step=lambda position: seen.append(position.get_state(True)))

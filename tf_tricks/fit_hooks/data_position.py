@@ -152,7 +152,8 @@ class DataPosition:
             if not in_epoch:
                 self._adapter.py_dataset.set_state(saved["dataset"])
         self._resume_current = current
-        if current is not None and iterator.steps_per_epoch:
+        if current is not None and (not in_epoch or current["drawn"] > saved["step"]):
+            # It was made before this epoch: have it there, so that the epoch does not make another one.
             iterator._current_iterator = iter(iterator._get_iterator())
             iterator._steps_seen = current["drawn"] - saved["step"]
 
