@@ -70,7 +70,9 @@ def test_saved_and_restored_inside_fit(tmp_path):
 
 
 def test_another_backend(tmp_path, backend):
-    child = train_elsewhere("jax" if backend == "tensorflow" else "tensorflow", tmp_path)
+    other = "jax" if backend == "tensorflow" else "tensorflow"
+    pytest.importorskip(other, reason="the backend that writes the checkpoint")
+    child = train_elsewhere(other, tmp_path)
     _, errors = child.communicate(timeout=120)
     assert child.returncode == 0, errors
     with np.load(tmp_path / "results.npz") as file:
