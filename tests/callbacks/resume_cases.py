@@ -160,7 +160,7 @@ CASES = {
     "arrays, class_weight": _weighted,
     "tensors": _tensors,
     "PyDataset": lambda: {"x": Dataset()},
-    "PyDataset, own generator": lambda: {"x": Dataset(own=True, augments=False)},
+    "PyDataset, own generator": lambda: {"x": Dataset(own=True)},
     "PyDataset, shuffle": lambda: {"x": Dataset(shuffles=False, augments=False), "shuffle": True},
     "PyDataset, workers": lambda: {"x": Dataset(augments=False, workers=2)},
     "PyDataset, get_state": lambda: {"x": Remembering()},

@@ -1,9 +1,11 @@
 """Interrupted and resumed runs against runs that were not: every bit must be the same."""
 
+import os
 import random
 import shutil
 import signal
 import threading
+import time
 import warnings
 
 import keras
@@ -340,6 +342,38 @@ def _reshuffled(x, y):
     return tf.data.Dataset.from_tensor_slices((x, y)).shuffle(5)
 
 
+def test_other_steps_per_epoch_begin_the_epoch_anew_and_say_so(tmp_path):
+    run(tmp_path / "whole", CASES["arrays"], keep=100)
+    folder = only(10, tmp_path / "whole", tmp_path / "10")  # step 4 of the second epoch
+    with pytest.warns(UserWarning, match="had 6 steps when the run was saved, and has 3 now"):
+        got = run(folder, lambda: {**CASES["arrays"](), "batch_size": 8})
+    assert got["epochs"].tolist() == [0, 1, 2]
+    iterations = next(value for name, value in got.items() if "iteration" in name)
+    assert iterations == 10 + 2 * 3
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="one backend is enough: the pipeline is TensorFlow's")
+@pytest.mark.parametrize("make", ["numpy_function", "from_generator", "sample_from_datasets"])
+def test_pipelines_that_call_python_or_draw_unseeded_are_named(make, tmp_path):
+    import tensorflow as tf
+
+    x, y = cases.arrays()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y))
+    spec = (tf.TensorSpec((5,)), tf.TensorSpec((1,)))
+    tf.random.set_seed(None)
+    built = {
+        "numpy_function": lambda: dataset.map(
+            lambda a, b: (tf.ensure_shape(tf.numpy_function(abs, [a], "float32"), (5,)), b)
+        ),
+        "from_generator": lambda: tf.data.Dataset.from_generator(lambda: zip(x, y, strict=True), output_signature=spec),
+        "sample_from_datasets": lambda: tf.data.Dataset.sample_from_datasets([dataset, dataset]),
+    }[make]()
+    with pytest.warns(UserWarning, match="order of the data"):
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        callback = TrainingCheckpoint(tmp_path / "a", verbose=0)
+        cases.model().fit(built.batch(4), shuffle=False, verbose=0, callbacks=[callback])
+
+
 # --- the life of a run --------------------------------------------------------------------------------------------
 
 
@@ -458,3 +492,79 @@ def test_a_worker_that_is_not_the_chief_reads_and_does_not_write(tmp_path, monke
     monkeypatch.setattr("tf_tricks.fit_hooks.running_fit.is_chief", lambda model: False)
     assert_same(run(folder, CASES["arrays"]), wanted)
     assert [path.name for path in folder.iterdir()] == ["step-0000000008.safetensors"]
+
+
+def test_the_first_epoch_of_a_later_fit_is_not_that_of_a_run_that_raised(tmp_path):
+    run(tmp_path / "a", CASES["arrays"], epochs=2)
+    model = cases.model()
+    with pytest.raises(Killed):
+        callbacks = [TrainingCheckpoint(tmp_path / "a", verbose=0), Kill(1)]
+        model.fit(**CASES["arrays"](), epochs=3, verbose=0, callbacks=callbacks)
+    assert model.fit(*cases.arrays(), epochs=1, verbose=0).epoch == [0]
+
+
+def test_tensors_in_logs_are_written_as_numbers(tmp_path):
+    def tell(epoch, logs):
+        logs["rate"] = keras.ops.convert_to_tensor(0.5)
+
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=tell), TrainingCheckpoint(tmp_path / "a", verbose=0)]
+    cases.model().fit(*cases.arrays(), epochs=2, verbose=0, callbacks=callbacks)
+    again = cases.model().fit(*cases.arrays(), epochs=2, verbose=0, callbacks=callbacks[1:])
+    assert [float(each) for each in again.history["rate"]] == [0.5, 0.5]
+
+
+def test_a_monitor_that_was_never_there_is_named(tmp_path):
+    with pytest.warns(UserWarning, match="`keep_best` monitors `val_lss`.*Available: loss, mae"):
+        callback = TrainingCheckpoint(tmp_path / "a", keep_best=("val_lss", "min"), verbose=0)
+        cases.model().fit(*cases.arrays(), verbose=0, callbacks=[callback])
+
+
+def test_a_folder_with_another_kind_of_checkpoint_is_refused(tmp_path):
+    model = cases.model()
+    tf_tricks.checkpoints.save(tmp_path / "model.safetensors", model)
+    with pytest.raises(ValueError, match="not a checkpoint of a running `fit`"):
+        model.fit(*cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path, verbose=0)])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_of_a_running_fit_can_be_terminated(tmp_path):
+    status = []
+
+    class Forks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            with warnings.catch_warnings(action="ignore"):
+                child = os.fork()
+            if not child:
+                try:
+                    time.sleep(60)
+                finally:
+                    os._exit(7)
+            time.sleep(0.2)
+            os.kill(child, signal.SIGTERM)
+            status.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    cases.model().fit(*cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "a", verbose=0), Forks()])
+    assert status == [7]  # at once, by the way of SystemExit
+
+
+def test_a_signal_is_acted_on_after_a_step_also_where_nobody_knows_the_length_of_an_epoch(tmp_path):
+    class Signals(keras.callbacks.Callback):
+        seen = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.seen += 1
+            if self.seen == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    wanted = run(tmp_path / "whole", CASES["tf.data, unknown length"])
+    signals = Signals()
+    with pytest.raises(SystemExit, match="143"):
+        run(tmp_path / "a", CASES["tf.data, unknown length"], callbacks=lambda: [signals])
+    assert signals.seen <= 4
+    assert_same(run(tmp_path / "a", CASES["tf.data, unknown length"]), wanted)
+
+
+def test_a_signal_after_the_last_epoch_is_not_lost(tmp_path):
+    kill = keras.callbacks.LambdaCallback(on_train_end=lambda logs: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit, match="143"):
+        cases.model().fit(*cases.arrays(), verbose=0, callbacks=[kill, TrainingCheckpoint(tmp_path / "a", verbose=0)])

@@ -76,6 +76,11 @@ class Schedule:
         self._in_epoch = None
         return self._improved(logs) or due
 
+    @property
+    def has_best(self):
+        """Was what `keep_best` monitors ever there?"""
+        return self._best is not None
+
     def saved(self, seconds):
         """A checkpoint has just cost the training thread so many seconds."""
         self._last, self._cost = time.monotonic(), seconds

@@ -1,6 +1,7 @@
 """Notice SIGTERM and Ctrl-C between two steps instead of within one, then pass them on to whom they belong."""
 
 import inspect
+import os
 import signal
 import threading
 import weakref
@@ -20,6 +21,7 @@ class ExitSignals:
         self.requested = None  # the number of the signal that came
         self._is_running = weakref.WeakMethod(is_running)
         self._before = {}
+        self._process = os.getpid()
 
     def install(self):
         """Begin to notice; does nothing outside of the main thread, where Python takes no handlers."""
@@ -58,7 +60,8 @@ class ExitSignals:
             raise SystemExit(128 + number)  # unlike the default action, it lets `finally` and `atexit` run
 
     def _notice(self, number, frame):
-        at_once = self.requested is not None or not self.is_needed
+        # A forked child, such as a worker of the data, has our handler and a copy of the stack, but nobody who looks.
+        at_once = self.requested is not None or os.getpid() != self._process or not self.is_needed
         self.requested = number
         if at_once:
             self.leave()

@@ -26,14 +26,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     error of the disk becomes a warning and never ends training.
 
     Args:
-        directory: path of a folder for this run alone, or an `fsspec` URL such as "s3://bucket/run".
+        directory: path of a folder for this run alone, or an `fsspec` URL such as "s3://bucket/run" (without a lock).
         every: "epoch"; an int >= 1, a number of steps; or a time, such as "30s", "10min", "2h". A time is stretched
             where saving would take more than 1 % of it. The end of the run is always saved.
         keep: int >= 1, how many of the newest checkpoints stay.
-        resume: bool. True: go on with the newest checkpoint that is not damaged; a run that has ended returns at once
-            with its history. False: begin anew; what the folder holds is moved to a subfolder.
-        save_on_exit: bool, save once more on SIGTERM and Ctrl-C, after the step that runs. Then `SystemExit` or
-            `KeyboardInterrupt` is raised, or your own handler called. Only where `fit` runs on the main thread.
+        resume: bool. True: go on with the newest checkpoint that is not damaged; a run that has ended (all epochs are
+            done, or a callback has set `stop_training`) returns at once with its history, unless `epochs` is larger
+            than it was. False: begin anew; what the folder holds is moved to a subfolder.
+        save_on_exit: bool, save once more on SIGTERM and Ctrl-C, after the step or the validation that runs. Then
+            `SystemExit` or `KeyboardInterrupt` is raised, or your own handler called. Only where `fit` runs on the
+            main thread.
         keep_best: None or `(monitor, mode)`, such as `("val_loss", "min")`: the checkpoint of the best epoch stays too.
         verbose: int, 1 says in a line where a run goes on, 0 nothing.
     Raises:
@@ -107,19 +109,19 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         over = run["finished"] is not None and self.params["epochs"] <= run["finished"]
         self._fit.begin_at(max(run["epoch"], self.params["epochs"]) if over else run["epoch"])
         if over:
+            random_state.put_back(run["random"])
             self._say(
                 f"the run had ended after epoch {run['epoch']}; nothing to do. `epochs` above "
                 f"{run['finished']} goes on, resume=False begins anew."
             )
             return
-        step = run["data"]["step"]
+        step = self._data.resume(run["data"], on_resumed=lambda: self._restore(saved, in_epoch=True))
         self._say(f"going on at epoch {run['epoch'] + 1}, step {step}, from {saved['name']}.")
         if reason := self._data.remedy():
             self._data.warn(reason)
         if step:
             self._schedule.resume_in_epoch(step)
-        self._data.resume(run["data"], on_resumed=lambda: self._restore(saved, in_epoch=True))
-        if not step:
+        if not run["data"]["step"]:
             random_state.put_back(run["random"])
 
     def _restore(self, saved, in_epoch=False):
@@ -144,9 +146,23 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._signals.requested:
             self._leave()
 
+    def begin_epoch(self):
+        """`fit` has begun its first epoch: from now on it counts by itself."""
+        self._fit.begin_at(None)
+
     def end(self):
         """`fit` is over."""
+        signals, self._signals = self._signals, None
+        if self.keep_best is not None and not self._schedule.has_best:
+            warnings.warn(
+                f"TrainingCheckpoint: `keep_best` monitors `{self.keep_best[0]}`, which was in the logs of no epoch. "
+                f"Available: {', '.join(self.model.history.history)}.",
+                stacklevel=2,
+            )
         self._close()
+        if signals.requested:  # after the last epoch
+            signals.leave()
+        signals.uninstall()
 
     def _is_over(self, epoch):
         return self.model.stop_training or epoch + 1 >= self.params["epochs"]
@@ -157,6 +173,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if self._held is not None:  # the step after it exists, so it was not the last one of its epoch
             self._files.write(*self._held)
             self._held = None
+            if self._signals.requested:
+                self._leave()
         self._warn_of_errors()
         known = self._data.steps_per_epoch is not None
         if self._schedule.step_ends(self._data.step) or self._signals.requested:
@@ -190,7 +208,10 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self._schedule.saved(time.perf_counter() - begin)
 
     def _warn_of_errors(self):
-        if error := self._files.take_error():
+        self._warn_of(self._files.take_error())
+
+    def _warn_of(self, error):
+        if error is not None:
             warnings.warn(
                 f"TrainingCheckpoint: could not write to {self.directory}: {error} Training goes on; the checkpoints "
                 "written before are still there.",
@@ -214,14 +235,16 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _close(self):
         if self._signals is not None:
             self._signals.uninstall()
+        error = None
         if self._files is not None:
             self._files.close()
-            self._warn_of_errors()
+            error = self._files.take_error()
         if self._fit is not None:
             self._fit.begin_at(None)
             if self._last in self._fit.callbacks:
                 self._fit.callbacks.remove(self._last)
         self._fit = self._data = self._files = self._signals = self._last = self._held = None
+        self._warn_of(error)
 
     def _say(self, sentence):
         if self.verbose:
@@ -258,6 +281,7 @@ class _Last(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
+        self._owner.begin_epoch()
 
     def on_epoch_end(self, epoch, logs=None):
         self._owner.end_epoch(epoch, logs or {})
@@ -267,4 +291,4 @@ class _Last(keras.callbacks.Callback):
 
 
 def _copied(history):
-    return {key: list(values) for key, values in history.items()}
+    return callback_state.copied({key: list(values) for key, values in history.items()})

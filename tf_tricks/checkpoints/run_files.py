@@ -25,6 +25,7 @@ def open_run(directory, keep, keep_best, is_running, writes=True):
     Raises:
         RuntimeError: another process, or another `fit` of this one, works in the folder.
     """
+    directory = directory.removeprefix("file://")
     before = _open.get(_key(directory))
     if before is not None and not before.is_running():
         before.close()  # its `fit` raised, and nobody told it
@@ -60,7 +61,15 @@ class RunFiles:
     def newest(self):
         """The tree of the newest checkpoint that verifies, with its file's name under "name"; None if there is none."""
         entry = self._store.newest()
-        return None if entry is None else {**entry.read(), "name": entry.name}
+        if entry is None:
+            return None
+        tree = entry.read()
+        if "schedule" not in tree["run"]:
+            raise ValueError(
+                f"`{entry.path}` is not a checkpoint of a running `fit`, but one of `tf_tricks.checkpoints.save`. Give "
+                "TrainingCheckpoint a `directory` of its own."
+            )
+        return {**tree, "name": entry.name}
 
     def set_all_aside(self):
         """Move what the folder holds into a subfolder, for a run that begins anew. Returns None."""

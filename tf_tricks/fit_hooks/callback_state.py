@@ -75,6 +75,8 @@ def copied(state):
         return type(state)(copied(value) for value in state)
     if isinstance(state, np.ndarray) and state.flags.writeable:
         return state.copy()
+    if keras.ops.is_tensor(state):
+        return np.array(keras.ops.convert_to_numpy(state))
     return state
 
 

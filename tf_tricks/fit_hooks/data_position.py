@@ -35,7 +35,7 @@ PRIVATE_ATTRIBUTES = {
     "TorchDataLoaderAdapter._dataloader": "the user's torch DataLoader",
 }
 
-_used = weakref.WeakSet()  # pipelines that a `fit` of this process has read
+_used = weakref.WeakSet()  # pipelines and PyDatasets that a `fit` of this process has read
 
 
 class DataPosition:
@@ -60,13 +60,13 @@ class DataPosition:
         if BACKEND == "tensorflow" and self.kind == "arrays" and adapter._shuffle:
             self._order = tf_data.ArrayOrder(iterator, (saved or {}).get("order"))
         self.step = 0  # batches of this epoch that were trained on
-        self._events = []  # [name of a PyDataset's hook, random state before it], of the epochs before this one
-        self._begun = None  # random state before the epoch that is under way
+        self._events = []  # of each hook of a PyDataset its name, the global random state before it, and the data's own
+        self._begun = None  # the two states before the epoch that is under way
         self._past = 0  # how many of the events were before that
         self._made = 0  # iterators that were made
         self._current = None  # the one in use: its anchor and what was drawn from it
         self._resume_step, self._resume_current, self._on_resumed, self._dataset_state = 0, None, None, None
-        self._before_begin = None  # random state before the `on_epoch_begin` of the epoch that is resumed
+        self._before_begin = None  # the two states before the `on_epoch_begin` of the epoch that is resumed
         self._warned = False
         if self._reads_ahead:
             # On JAX and Torch `fit` draws a batch to build the model; what the workers had read besides would be left
@@ -101,6 +101,11 @@ class DataPosition:
                 "makes it yield the same batches again. Use a tf.data pipeline, a keras.utils.PyDataset or arrays"
             )
         unseeded = [name for name, *seeds in self._random_operations() if not any(seeds)]
+        if tf_data.PYTHON in unseeded:
+            return (
+                "the tf.data pipeline calls Python code (`py_function`, `numpy_function`, `from_generator`): it is "
+                "exact only if that code remembers nothing. Use TensorFlow's own operations, or a keras.utils.PyDataset"
+            )
         if unseeded:
             return (
                 f"the tf.data pipeline draws without a seed ({', '.join(dict.fromkeys(unseeded))}): no other process "
@@ -125,6 +130,7 @@ class DataPosition:
             "made": self._current.number if current else self._made,
             "current": current and self._current.get_state(),
             "num_batches": self._iterator._num_batches,
+            "steps_per_epoch": self.steps_per_epoch,
             "seeds": self._seeds.take(),
             "dataset": copied(dataset.get_state()) if _offers_state(dataset) else None,
         }
@@ -132,12 +138,24 @@ class DataPosition:
     # --- going back to a position ---------------------------------------------------------------------------------
 
     def resume(self, saved, on_resumed):
-        """Go to a saved position; within an epoch `on_resumed` is called just before the first step that is new."""
+        """Go to a saved position; within an epoch `on_resumed` is called just before the first step that is new.
+
+        Returns:
+            The step within the epoch to go on at: the saved one, or 0 if an epoch has another length than before.
+        """
         self._resume_step = saved["step"]
         self._on_resumed = on_resumed if saved["step"] else None
+        before, now = saved["steps_per_epoch"], self.steps_per_epoch
+        if before and now and before != now:
+            self.warn(
+                f"an epoch had {before} steps when the run was saved, and has {now} now; the epoch begins anew. Give "
+                "the data and `batch_size` of before to go on in the middle of it"
+            )
+            self._resume_step = 0
+            return 0
         if saved["kind"] != self.kind:
             self.warn(f"the run was saved over {saved['kind']} and goes on over {self.kind}: only the step is kept")
-            return
+            return self._resume_step
         iterator = self._iterator
         if iterator._num_batches is None:
             iterator._num_batches = saved["num_batches"]
@@ -156,14 +174,21 @@ class DataPosition:
             # It was made before this epoch: have it there, so that the epoch does not make another one.
             iterator._current_iterator = iter(iterator._get_iterator())
             iterator._steps_seen = current["drawn"] - saved["step"]
+        return self._resume_step
 
     def _repeat_events(self, events):
         """Call the hooks of a PyDataset as often as before, with the same random states."""
         if self.kind != "PyDataset" or _offers_state(self._adapter.py_dataset):
             return
-        for name, state in events:
+        if events and self._adapter.py_dataset in _used:
+            self.warn(
+                "an earlier `fit` of this process has used this PyDataset, and its hooks have reshuffled it. Make it "
+                "anew before `fit`, or give it `get_state` and `set_state`"
+            )
+        for name, state, own in events:
             if state is not None:
                 random_state.set_host(state)
+            self._seeds.own.put_back(own)
             getattr(self._adapter.py_dataset, name)()
         self._events = [list(event) for event in events]
 
@@ -222,8 +247,8 @@ class DataPosition:
             self._made += 1
         else:
             iterator = _Watched(iterator, current, self._count_first, self._draws_to_watch())
-        if self.kind == "tf.data":
-            _used.add(self._adapter._dataset)
+        if self.kind in ("tf.data", "PyDataset"):
+            _used.add(self._adapter._dataset if self.kind == "tf.data" else self._adapter.py_dataset)
         if resumed:
             for k in range(resumed["drawn"]):
                 if (state := resumed["jumps"].get(str(k))) is not None:
@@ -248,22 +273,24 @@ class DataPosition:
         return getattr(self._adapter, "enqueuer", None) is not None
 
     def _noting(self, name, hook):
-        own = getattr(type(self._adapter.py_dataset), name) is not getattr(keras.utils.PyDataset, name)
+        overridden = getattr(type(self._adapter.py_dataset), name) is not getattr(keras.utils.PyDataset, name)
 
         def noting():
-            before = random_state.host()
+            if name == "on_epoch_begin" and self._before_begin is not None:
+                # Workers draw from here on, so it is the last chance to set it.
+                random_state.set_host(self._before_begin[0])
+                self._seeds.own.put_back(self._before_begin[1])
+                self._before_begin = None
+            before, before_own = random_state.host(), self._seeds.own.take()
             if name == "on_epoch_begin":
-                if self._before_begin is not None:  # workers draw from here on, so it is the last chance to set it
-                    before, self._before_begin = self._before_begin, None
-                    random_state.set_host(before)
-                self._begun, self._past = before, len(self._events)
+                self._begun, self._past = [before, before_own], len(self._events)
             hook()
             if name == "on_epoch_begin" and self._resume_step and self._dataset_state is not None:
                 self._adapter.py_dataset.set_state(self._dataset_state)
                 self._dataset_state = None
-            if own:
+            if overridden:
                 drew = not random_state.same_host(before, random_state.host())
-                self._events.append([name, before if drew else None])
+                self._events.append([name, before if drew else None, before_own])
 
         return noting
 
@@ -348,6 +375,8 @@ def data_seeds(adapter, model):
     kind = kind_of(adapter)
     if kind == "DataLoader":
         return random_state.LoaderSeeds(adapter._dataloader)
+    if kind == "PyDataset":
+        return random_state.DataSeeds(model, owner=adapter.py_dataset)
     handles = {"arrays": lambda: [], "tf.data": lambda: tf_data.captured(adapter._dataset)}.get(kind, lambda: None)()
     return random_state.DataSeeds(model, handles)
 

@@ -86,11 +86,13 @@ class DataSeeds:
 
     Args:
         model: its own generators are left out.
+        owner: an object whose attributes are looked through for generators of Python, NumPy and Torch, or None.
         handles: the variables that a tf.data pipeline has captured, or None for a pipeline in Python, of which nobody
             knows what it holds: then all generators outside of the model count.
     """
 
-    def __init__(self, model, handles=None):
+    def __init__(self, model, handles=None, owner=None):
+        self.own = OwnGenerators(owner)
         if handles == []:
             self._generators = []
             return
@@ -106,12 +108,47 @@ class DataSeeds:
 
     def take(self):
         """The states, in an order that the same script gives again."""
-        return [np.array(keras.ops.convert_to_numpy(each.state.value)) for each in self._generators]
+        seeds = [np.array(keras.ops.convert_to_numpy(each.state.value)) for each in self._generators]
+        return {"seeds": seeds, "own": self.own.take()}
 
     def put_back(self, states):
         """Set the states; those of generators that this process does not have are left out."""
-        for each, state in zip(self._generators, states, strict=False):
+        for each, state in zip(self._generators, states["seeds"], strict=False):
             each.state.assign(state)
+        self.own.put_back(states["own"])
+
+
+class OwnGenerators:
+    """The generators of Python, NumPy and Torch among the attributes of an object, such as `self.rng` of a dataset."""
+
+    def __init__(self, owner):
+        found = sorted(getattr(owner, "__dict__", {}).items())
+        self._found = {name: value for name, value in found if _accessors(value) is not None}
+
+    def take(self):
+        """Name -> state."""
+        return {name: _accessors(value)[0]() for name, value in self._found.items()}
+
+    def put_back(self, states):
+        """Set the states of those that are there."""
+        for name, value in self._found.items():
+            if name in states:
+                _accessors(value)[1](states[name])
+
+
+def _accessors(value):
+    """How to read and how to set the state of a generator; None for anything else, and for the global ones."""
+    torch = sys.modules.get("torch")
+    if isinstance(value, np.random.Generator):
+        bits = value.bit_generator
+        return lambda: bits.state, lambda state: setattr(bits, "state", state)
+    if isinstance(value, np.random.RandomState):
+        return lambda: value.get_state(legacy=False), value.set_state
+    if isinstance(value, random.Random):
+        return value.getstate, lambda state: value.setstate(_tuples(state))
+    if torch is not None and isinstance(value, torch.Generator):
+        return lambda: value.get_state().numpy(), lambda state: value.set_state(torch.from_numpy(np.array(state)))
+    return None
 
 
 class LoaderSeeds:
@@ -121,14 +158,16 @@ class LoaderSeeds:
         samplers = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
         found = [getattr(each, "generator", None) for each in (loader, *samplers)]
         self._generators = list({id(each): each for each in found if each is not None}.values())
+        self.own = OwnGenerators(loader.dataset)
 
     def take(self):
         """The states, in the order of the arguments."""
-        return [each.get_state().numpy() for each in self._generators]
+        return {"seeds": [each.get_state().numpy() for each in self._generators], "own": self.own.take()}
 
     def put_back(self, states):
         """Set the states."""
-        for each, state in zip(self._generators, states, strict=False):
+        self.own.put_back(states["own"])
+        for each, state in zip(self._generators, states["seeds"], strict=False):
             each.set_state(sys.modules["torch"].from_numpy(np.array(state)))
 
 

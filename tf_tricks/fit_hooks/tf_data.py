@@ -20,12 +20,17 @@ PRIVATE_ATTRIBUTES = {
 }
 
 
+PYTHON = "Python code"  # may draw from whatever it likes
+_PYTHON_OPERATIONS = {"PyFunc", "EagerPyFunc"}
+
+
 def random_operations(dataset):
     """List of `(name, seed, seed2)` of every random operation in a pipeline; seeds 0 and 0 are drawn anew each time."""
     found = []
     for each in _parts(dataset):
-        if hasattr(each, "_seed2") and "Shuffle" in type(each).__name__:
-            found.append(("shuffle", int(each._seed), int(each._seed2)))
+        if hasattr(each, "_seed2"):
+            name = "shuffle" if "Shuffle" in type(each).__name__ else type(each).__name__.strip("_")
+            found.append((name, int(each._seed), int(each._seed2)))
         for function in each._functions():
             found += _in_graph(function.function.graph)
     return found
@@ -59,6 +64,8 @@ def _in_graph(graph):
                 seeds = [_constant(by_name.get(each.partition(":")[0])) for each in node.input[2:4]]
                 if None not in seeds:
                     found.append(("shuffle", *seeds))
+            elif node.op in _PYTHON_OPERATIONS:
+                found.append((PYTHON, 0, 0))
             elif "seed2" in node.attr:
                 found.append((node.op, node.attr["seed"].i, node.attr["seed2"].i))
     return found
