@@ -160,10 +160,10 @@ def test_generators_of_the_data_are_those_outside_of_the_model():
     keras.random.normal((1,))  # makes Keras's global generator, which is kept elsewhere
     seeds = random_state.DataSeeds(model)
     own = array(layer.seed_generator.state)
-    assert any(np.array_equal(state, own) for state in seeds.take())
-    assert all(len(states) == 2 for states in seeds.take())
+    assert any(np.array_equal(state, own) for state in seeds.take()["seeds"])
+    assert all(len(states) == 2 for states in seeds.take()["seeds"])
     inside = array(model.layers[0].seed_generator.state)
-    assert not any(np.array_equal(state, inside) for state in seeds.take())
+    assert not any(np.array_equal(state, inside) for state in seeds.take()["seeds"])
     saved = seeds.take()
     x = np.ones((2, 3), "float32")
     wanted = [array(layer(x, training=True)) for _ in range(2)]
@@ -173,13 +173,13 @@ def test_generators_of_the_data_are_those_outside_of_the_model():
 
 def test_arrays_have_no_generators():
     keras.random.SeedGenerator(3)
-    assert random_state.DataSeeds(build(), handles=[]).take() == []
+    assert random_state.DataSeeds(build(), handles=[]).take()["seeds"] == []
 
 
 def test_generators_are_in_the_order_in_which_a_script_makes_them():
     made = [keras.random.SeedGenerator(each) for each in range(12)]
     wanted = [array(each.state).tolist() for each in made]
-    got = [state.tolist() for state in random_state.DataSeeds(build()).take()]
+    got = [state.tolist() for state in random_state.DataSeeds(build()).take()["seeds"]]
     positions = [got.index(each) for each in wanted]
     assert positions == sorted(positions)  # as strings, "seed_generator_10" would come before "seed_generator_2"
 
@@ -193,8 +193,29 @@ def test_a_data_loader_s_generators_are_taken_once():
     loader = torch.utils.data.DataLoader(data, shuffle=True, generator=generator)
     seeds = random_state.LoaderSeeds(loader)
     saved = seeds.take()
-    assert len(saved) == 1
+    assert len(saved["seeds"]) == 1
     wanted = [int(batch[0]) for batch in loader]
     assert [int(batch[0]) for batch in loader] != wanted
     seeds.put_back(through_a_file({"seeds": saved})["seeds"])
     assert [int(batch[0]) for batch in loader] == wanted
+
+
+def test_generators_in_the_attributes_of_a_dataset_go_on():
+    class Data:
+        pass
+
+    data = Data()
+    data.values, data.module = np.arange(3), np.random
+    data.numpy, data.old, data.python = np.random.default_rng(1), np.random.RandomState(2), random.Random(3)
+
+    def draw():
+        return [data.numpy.random(), data.old.normal(), data.python.random()]
+
+    draw()
+    own = random_state.OwnGenerators(data)
+    saved = through_a_file(own.take())
+    assert list(saved) == ["numpy", "old", "python"]
+    wanted = draw()
+    assert draw() != wanted
+    own.put_back(saved)
+    assert draw() == wanted
