@@ -60,3 +60,19 @@ def check_instance(name, value, cls, accepted):
 def check_optional(check, name, value, *args, **kwargs):
     """Return None if `value` is None, else `check(name, value, ...)`."""
     return None if value is None else check(name, value, *args, **kwargs)
+
+
+def check_keep_best(keep_best):
+    """Return `keep_best` as None or a tuple `(monitor, mode)`, else raise TypeError or ValueError."""
+    if keep_best is None:
+        return None
+    if not isinstance(keep_best, (tuple, list)) or len(keep_best) != 2 or not isinstance(keep_best[0], str):
+        raise TypeError(
+            '`keep_best` must be None or (monitor, mode), such as ("val_loss", "min"). '
+            f"Received: keep_best={keep_best!r}"
+        )
+    if keep_best[1] not in ("min", "max"):
+        raise ValueError(
+            f"`keep_best` must be (monitor, mode) with a mode of 'min', 'max'. Received: keep_best={keep_best!r}"
+        )
+    return tuple(keep_best)

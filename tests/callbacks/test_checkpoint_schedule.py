@@ -2,18 +2,10 @@
 
 import pytest
 
+from tests.clock import Clock
+from tf_tricks._checks import check_keep_best
 from tf_tricks.callbacks import _checkpoint_schedule
-from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every, check_keep_best
-
-
-class Clock:
-    """Stands for `time.monotonic`."""
-
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
+from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.clock import Clock
 from tf_tricks.callbacks import early_stopping
 from tf_tricks.callbacks.early_stopping import EarlyStopping
 
@@ -288,14 +289,6 @@ def test_several_monitors_with_margins_and_a_baseline(model):
     callback = EarlyStopping(("a", "b"), min_delta=[0, 0.1], mode="min", patience=2, baseline=1.5)
     assert drive(callback, logs, model) == 5  # the baseline is the first monitor's; `b` improved in epoch 4
     assert "improved on the baseline 1.5 for 6 epochs" in callback.stopped_reason
-
-
-class Clock:
-    def __init__(self):
-        self.now = 1000.0
-
-    def monotonic(self):
-        return self.now
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -463,6 +464,15 @@ def test_it_leaves_nothing_behind(tmp_path):
     model.fit(*cases.arrays(), epochs=3, verbose=0, callbacks=[other])
     assert model.history.epoch == [0, 1, 2]
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_what_can_never_be_written_is_refused_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="`directory` must be a folder"):
+        cases.model().fit(*cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "file", verbose=0)])
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ImportError, match=r"safetensors: pip install 'tf-tricks\[checkpoints\]'"):
+        TrainingCheckpoint(tmp_path / "a")
 
 
 def test_two_in_one_fit_are_refused(tmp_path):

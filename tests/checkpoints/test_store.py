@@ -268,8 +268,8 @@ def test_a_kill_in_the_middle_of_a_write_costs_at_most_that_write(tmp_path):
     ("arguments", "error", "message"),
     [
         ({"keep": 0}, ValueError, "`keep` must be an int >= 1"),
-        ({"keep_best": "val_loss"}, TypeError, "`keep_best` must be None or a pair"),
-        ({"keep_best": ("val_loss", "auto")}, ValueError, r"`keep_best\[1\]` must be one of 'min', 'max'"),
+        ({"keep_best": "val_loss"}, TypeError, r"`keep_best` must be None or \(monitor, mode\)"),
+        ({"keep_best": ("val_loss", "auto")}, ValueError, "with a mode of 'min', 'max'"),
     ],
 )
 def test_arguments_are_checked(tmp_path, arguments, error, message):

@@ -24,22 +24,6 @@ def check_every(every):
     return every
 
 
-def check_keep_best(keep_best):
-    """Return `keep_best` as None or a tuple `(monitor, mode)`."""
-    if keep_best is None:
-        return None
-    if not isinstance(keep_best, (tuple, list)) or len(keep_best) != 2 or not isinstance(keep_best[0], str):
-        raise TypeError(
-            '`keep_best` must be None or (monitor, mode), such as ("val_loss", "min"). '
-            f"Received: keep_best={keep_best!r}"
-        )
-    if keep_best[1] not in ("min", "max"):
-        raise ValueError(
-            f"`keep_best` must be (monitor, mode) with a mode of 'min', 'max'. Received: keep_best={keep_best!r}"
-        )
-    return tuple(keep_best)
-
-
 class Schedule:
     """Counts the steps of a run and says when a checkpoint is due."""
 

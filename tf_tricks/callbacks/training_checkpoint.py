@@ -5,8 +5,9 @@ import warnings
 
 import keras
 
-from tf_tricks._checks import check_bool, check_integer, check_path
-from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every, check_keep_best
+from tf_tricks._checks import check_bool, check_integer, check_keep_best, check_path
+from tf_tricks._optional import import_optional
+from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every
 from tf_tricks.callbacks._exit_signals import ExitSignals
 from tf_tricks.checkpoints import run_files
 from tf_tricks.fit_hooks import callback_state, hook_state, random_state, running_fit
@@ -42,7 +43,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         TypeError, ValueError: an argument is out of range.
         ValueError: in `fit`, model or optimizer differ from the saved ones; the message names the first variable.
             Nothing is changed then.
-        RuntimeError: another process works in `directory`.
+        ImportError: safetensors is not installed.
+        NotADirectoryError: in `fit`, `directory` is a file.
+        RuntimeError: in `fit`, another process works in `directory`.
     Reference:
         Mohan, Phanishayee and Chidambaram (2021), CheckFreq: Frequent, Fine-Grained DNN Checkpointing, FAST '21,
         sections 3 and 4: snapshot and write apart, and a data iterator that can be resumed.
@@ -66,6 +69,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.save_on_exit = check_bool("save_on_exit", save_on_exit)
         self.keep_best = check_keep_best(keep_best)
         self.verbose = check_integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
+        import_optional("safetensors", "checkpoints")  # better now than after the first epoch
         self._fit = self._data = self._files = self._signals = self._last = None
 
     # --- fit ------------------------------------------------------------------------------------------------------
@@ -153,16 +157,17 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def end(self):
         """`fit` is over."""
         signals, self._signals = self._signals, None
-        if self.keep_best is not None and not self._schedule.has_best:
+        missed = self.keep_best is not None and not self._schedule.has_best
+        self._close()
+        if signals.requested:  # after the last epoch
+            signals.leave()
+        signals.uninstall()
+        if missed:
             warnings.warn(
                 f"TrainingCheckpoint: `keep_best` monitors `{self.keep_best[0]}`, which was in the logs of no epoch. "
                 f"Available: {', '.join(self.model.history.history)}.",
                 stacklevel=2,
             )
-        self._close()
-        if signals.requested:  # after the last epoch
-            signals.leave()
-        signals.uninstall()
 
     def _is_over(self, epoch):
         return self.model.stop_training or epoch + 1 >= self.params["epochs"]

@@ -113,13 +113,11 @@ def _opened(path):
         content = io.BytesIO(_member(path, _WEIGHTS)) if path.endswith(".keras") else path
         with h5py.File(content, "r") as file:
             if "layer_names" in file.attrs or "model_weights" in file:
-                raise NotImplementedError(
+                raise ValueError(
                     f"`{path}` is a file of Keras 2: load it with `keras.models.load_model` or `model.load_weights`, "
                     "and save it anew."
                 )
             yield file
-    except NotImplementedError as error:
-        raise ValueError(str(error)) from None
     except (OSError, RuntimeError, KeyError, zipfile.BadZipFile) as error:
         raise DamagedCheckpoint(f"`{path}` cannot be read as a file of Keras: {error}") from error
 

@@ -23,9 +23,12 @@ def open_run(directory, keep, keep_best, is_running, writes=True):
         is_running: callable without arguments; does the `fit` that the files belong to still run?
         writes: bool, False for a process that only reads, as all but one of several workers do.
     Raises:
+        NotADirectoryError: `directory` is a file.
         RuntimeError: another process, or another `fit` of this one, works in the folder.
     """
     directory = directory.removeprefix("file://")
+    if "://" not in directory and os.path.exists(directory) and not os.path.isdir(directory):
+        raise NotADirectoryError(f"`directory` must be a folder, or not be there yet. Received the file {directory!r}")
     before = _open.get(_key(directory))
     if before is not None and not before.is_running():
         before.close()  # its `fit` raised, and nobody told it

@@ -6,7 +6,7 @@ import math
 import re
 import warnings
 
-from tf_tricks._checks import check_integer, check_one_of, check_optional
+from tf_tricks._checks import check_integer, check_keep_best, check_optional
 from tf_tricks.checkpoints.file_format import DamagedCheckpoint
 from tf_tricks.checkpoints.folders import open_folder
 
@@ -66,7 +66,7 @@ class Store:
 
     def __init__(self, directory, keep=3, keep_best=None):
         self.keep = check_optional(check_integer, "keep", keep, 1)
-        self.keep_best = check_optional(_check_keep_best, "keep_best", keep_best)
+        self.keep_best = check_keep_best(keep_best)
         self._folder = open_folder(directory)
         self._metrics = {}  # file name -> metric, so that each header is read once
 
@@ -181,12 +181,6 @@ class Store:
         except OSError as problem:
             return f"{error} It was passed over, and could not be renamed: {problem}."
         return f"{error} It was renamed to `{aside}`."
-
-
-def _check_keep_best(name, value):
-    if not isinstance(value, tuple | list) or len(value) != 2 or not isinstance(value[0], str):
-        raise TypeError(f'`{name}` must be None or a pair such as ("val_loss", "min"). Received: {name}={value!r}')
-    return value[0], check_one_of(f"{name}[1]", value[1], ("min", "max"))
 
 
 def _file_name(name_or_step):
