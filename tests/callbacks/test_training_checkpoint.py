@@ -72,6 +72,79 @@ def test_a_run_that_goes_on_from_any_step_ends_with_the_same_bits(name, tmp_path
 # --- settings of model, optimizer and fit ------------------------------------------------------------------------
 
 
+def _validated(make):
+    """Shuffled training arrays, and validation data that is in another order each time."""
+    return lambda: {**cases.CASES["arrays"](), "validation_freq": 2, **make()}
+
+
+def _halves_of_one_shuffle():
+    import tensorflow as tf
+
+    whole = tf.data.Dataset.from_tensor_slices(cases.arrays()).shuffle(cases.SAMPLES, seed=4)
+    train, held_out = (part.batch(cases.BATCH) for part in (whole.take(18), whole.skip(18)))
+    return {"x": train, "validation_data": held_out, "shuffle": False}
+
+
+def _with_a_generator_in_map():
+    import tensorflow as tf
+
+    noise = tf.random.Generator.from_seed(3)
+    dataset = tf.data.Dataset.from_tensor_slices(cases.arrays())
+    return dataset.map(lambda x, y: (x + noise.normal([5]), y)).batch(cases.BATCH)
+
+
+VALIDATED = {
+    "tf.data, validation_steps": _validated(
+        lambda: {"validation_data": cases.tf_data()["x"], "validation_steps": 2, "validation_freq": 1}
+    ),
+    "tf.data, random map": _validated(lambda: {"validation_data": cases.tf_data(augment="tf")["x"]}),
+    "tf.data, Keras layer in map": _validated(
+        lambda: {"validation_data": cases.tf_data(augment="keras")["x"], "validation_freq": 1}
+    ),
+    "tf.data, a generator in map": _validated(lambda: {"validation_data": _with_a_generator_in_map()}),
+    "tf.data, halves of one shuffle": _halves_of_one_shuffle,
+    "PyDataset": _validated(lambda: {"validation_data": cases.Dataset(), "validation_freq": 1}),
+    "PyDataset, own generator": _validated(lambda: {"validation_data": cases.Dataset(own=True), "validation_steps": 3}),
+    "PyDataset, get_state": _validated(lambda: {"validation_data": cases.Remembering(), "validation_steps": 2}),
+    "two PyDatasets": lambda: {"x": cases.Dataset(), "validation_data": cases.Dataset(), "validation_steps": 2},
+}
+if BACKEND == "torch":
+    VALIDATED["DataLoader"] = _validated(
+        lambda: {"validation_data": cases.CASES["DataLoader, own generator"]()["x"], "validation_freq": 1}
+    )
+
+
+@pytest.mark.parametrize("name", VALIDATED)
+def test_validation_data_in_another_order_each_time_goes_on_with_it(name, tmp_path):
+    whole = run(tmp_path / "whole", VALIDATED[name], every=1, keep=99)
+    assert "history/val_loss" in whole
+    if "get_state" not in name:  # that one has no seed, so each whole run is another one
+        assert_same(run_until_done(tmp_path / "killed", VALIDATED[name], kills=[Kill(8), Kill(6)], every=1), whole)
+    assert_same(run(only(9, tmp_path / "whole", tmp_path / "one"), VALIDATED[name]), whole)
+
+
+def _other_data_again():
+    return _validated(lambda: {"validation_data": cases.Dataset(), "validation_freq": 1})()
+
+
+def test_the_comparison_of_validations_can_fail(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", _other_data_again, every=1, keep=99)
+    monkeypatch.setattr("tf_tricks.fit_hooks.running_fit.RunningFit.validation_iterator", lambda self: None)
+    with pytest.raises(AssertionError, match="history/val_"):
+        assert_same(run(only(9, tmp_path / "whole", tmp_path / "one"), _other_data_again), whole)
+
+
+def test_one_dataset_that_trains_and_validates_is_named(tmp_path):
+    def both():
+        dataset = cases.Dataset()
+        return {"x": dataset, "validation_data": dataset}
+
+    with pytest.warns(
+        UserWarning, match="order of the validation data cannot be kept: it is the PyDataset that trains"
+    ):
+        run(tmp_path, both, epochs=1)
+
+
 def _clipped_with_schedule():
     schedule = keras.optimizers.schedules.CosineDecay(0.02, 20)
     return cases.model(keras.optimizers.Adam(schedule, clipnorm=1.0))

@@ -44,6 +44,16 @@ def test_the_block_is_used_again_only_when_nobody_holds_a_copy():
     assert memory.copies(variables(np.full(3, 7.0)))[0].ctypes.data == address
 
 
+def test_reserved_memory_is_what_the_first_copies_go_to():
+    memory, each = HostMemory(), variables(np.arange(1000.0), np.ones((3, 5)))
+    memory.reserve(each)
+    address = memory._block.ctypes.data
+    got = memory.copies(each)
+    assert got[0].ctypes.data == address
+    np.testing.assert_array_equal(got[0], np.arange(1000.0))
+    np.testing.assert_array_equal(got[1], np.ones((3, 5)))
+
+
 def test_a_block_that_is_too_small_is_replaced():
     memory = HostMemory()
     memory.copies(variables(np.ones(2)))

@@ -7,7 +7,8 @@ from tests.callbacks.resume_cases import CASES, STEPS, Dataset, Remembering, mod
 from tests.fit_hooks.assumptions import AtBegin
 from tf_tricks._backend import BACKEND
 from tf_tricks.checkpoints.packing import pack, unpack
-from tf_tricks.fit_hooks.data_position import DataPosition, kind_of
+from tf_tricks.fit_hooks.data_kinds import kind_of
+from tf_tricks.fit_hooks.data_position import DataPosition
 from tf_tricks.fit_hooks.running_fit import running_fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:Your input ran out of data")
@@ -30,7 +31,9 @@ def follow(data, epochs=2, saved=None, resumed=None, after_step=None):
     found, batches = [], Batches()
 
     def begin(model):
-        found.append(DataPosition(running_fit(model, batches), model, lambda: after_step and after_step(found[0])))
+        found.append(
+            DataPosition(running_fit(model, batches).epoch_iterator, model, lambda: after_step and after_step(found[0]))
+        )
         if saved is not None:
             found[0].resume(saved, resumed or (lambda: None))
 
@@ -87,7 +90,7 @@ def test_other_data_than_before_keeps_the_step_and_says_so():
 def remedy(data):
     found = []
     built = model()
-    begin = AtBegin(lambda model: found.append(DataPosition(running_fit(model, None), model, lambda: None).remedy()))
+    begin = AtBegin(lambda model: found.append(DataPosition(running_fit(model, None).epoch_iterator, model).remedy()))
     built.fit(**data, epochs=1, verbose=0, callbacks=[begin])
     return found[0]
 

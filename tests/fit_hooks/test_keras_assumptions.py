@@ -378,6 +378,8 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "ModelCheckpoint._current_epoch",
         "ModelCheckpoint._last_batch_seen",
         "ModelCheckpoint.best",
+        "Model._eval_epoch_iterator",
+        "Model.fit.val_x",
         "Optimizer._accumulated_gradients",
         "Optimizer._get_current_learning_rate",
         "Optimizer._iterations",

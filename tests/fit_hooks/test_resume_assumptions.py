@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tests.fit_hooks.assumptions import AtBegin, array, assumes, build, fit, local_of_fit
+from tests.fit_hooks.assumptions import AtBegin, array, assumes, build, data, fit, local_of_fit
 from tf_tricks._backend import BACKEND
+from tf_tricks.fit_hooks import running_fit
 
 
 # --- fit_hooks/running_fit.py ---------------------------------------------------------------------------------------
@@ -50,6 +51,66 @@ def test_a_callback_that_is_appended_in_on_train_begin_takes_part_from_there_on(
     assert called == ["train", "epoch", "end"], (
         "fit_hooks/running_fit.py: the list `CallbackList.callbacks` is copied before `on_train_begin` is called: "
         "TrainingCheckpoint cannot come after the other callbacks, and saves counters that lag one epoch behind"
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return tuple(each[:4] for each in data())
+
+
+@assumes("Model.fit.val_x", "Model._eval_epoch_iterator")
+def test_fit_validates_with_an_iterator_that_is_there_already():
+    seen = {}
+
+    def install(model):
+        seen["x"] = local_of_fit("val_x")
+        seen["ours"] = running_fit.running_fit(model, None).validation_iterator()
+
+    class Seen(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen["used"] = self.model._eval_epoch_iterator
+
+    model, batches = build(), Batches()
+    fit(model, AtBegin(install), Seen(), validation_data=batches)
+    assert seen["x"] is batches, (
+        "fit_hooks/running_fit.py: `Model.fit` no longer has the validation data as `val_x`: TrainingCheckpoint cannot "
+        "bring back the order of it"
+    )
+    assert seen["used"] is seen["ours"], (
+        "fit_hooks/running_fit.py: `fit` no longer validates with the `_eval_epoch_iterator` that is there: the order "
+        "of shuffled validation data is not followed"
+    )
+    assert getattr(model, "_eval_epoch_iterator", None) is None, (
+        "fit_hooks/running_fit.py: `fit` no longer drops `_eval_epoch_iterator` at its end: the next `fit` would "
+        "validate on the data of the last one"
+    )
+
+
+def test_our_iterator_over_validation_data_is_the_one_that_keras_makes():
+    seen = {}
+
+    def describe(iterator):
+        settings = {key: value for key, value in vars(iterator).items() if isinstance(value, bool | int | None)}
+        return type(iterator), type(iterator.data_adapter), settings
+
+    def ours(model):
+        seen["ours"] = describe(running_fit.running_fit(model, None).validation_iterator())
+        model._eval_epoch_iterator = None  # now Keras makes its own
+
+    class Theirs(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen["theirs"] = describe(self.model._eval_epoch_iterator)
+
+    model = build()
+    model.compile("sgd", "mse", steps_per_execution=1 if BACKEND == "torch" else 2)
+    fit(model, AtBegin(ours), Theirs(), validation_data=Batches(), validation_steps=2, validation_batch_size=3)
+    assert seen["ours"] == seen["theirs"], (
+        "fit_hooks/running_fit.py: Keras makes its iterator over validation data with other arguments than we do: give "
+        "`RunningFit.validation_iterator` the same ones"
     )
 
 

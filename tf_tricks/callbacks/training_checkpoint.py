@@ -6,10 +6,10 @@ import warnings
 import keras
 
 from tf_tricks._checks import check_bool, check_integer, check_keep_best, check_path
-from tf_tricks._optional import import_optional
 from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every
 from tf_tricks.callbacks._exit_signals import ExitSignals
 from tf_tricks.checkpoints import run_files
+from tf_tricks.checkpoints.file_format import require_packages
 from tf_tricks.fit_hooks import callback_state, hook_state, random_state, running_fit
 from tf_tricks.fit_hooks.data_position import DataPosition
 from tf_tricks.fit_hooks.hook import require_optimizer
@@ -43,7 +43,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         TypeError, ValueError: an argument is out of range.
         ValueError: in `fit`, model or optimizer differ from the saved ones; the message names the first variable.
             Nothing is changed then.
-        ImportError: safetensors is not installed.
+        ImportError: safetensors or xxhash is not installed.
         NotADirectoryError: in `fit`, `directory` is a file.
         RuntimeError: in `fit`, another process works in `directory`.
     Reference:
@@ -69,8 +69,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         self.save_on_exit = check_bool("save_on_exit", save_on_exit)
         self.keep_best = check_keep_best(keep_best)
         self.verbose = check_integer("verbose", int(verbose) if isinstance(verbose, bool) else verbose, 0)
-        import_optional("safetensors", "checkpoints")  # better now than after the first epoch
-        self._fit = self._data = self._files = self._signals = self._last = None
+        require_packages()
+        self._fit = self._data = self._validation = self._files = self._signals = self._last = None
 
     # --- fit ------------------------------------------------------------------------------------------------------
 
@@ -95,12 +95,15 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             saved = self._files.newest() if self.resume else self._files.set_all_aside()
             run = saved and saved["run"]
             self._schedule = Schedule(self.every, self.keep_best, run and run["schedule"])
-            self._data = DataPosition(self._fit, self.model, self._between_steps, run and run["data"])
+            self._data = DataPosition(self._fit.epoch_iterator, self.model, self._between_steps, run and run["data"])
+            validation = self._fit.validation_iterator()
+            self._validation = validation and DataPosition(validation, self.model)
             self._held = None
             if saved:
                 self._resume(saved)
-            elif reason := self._data.remedy():
-                self._data.warn(reason)
+            else:
+                self._warn_of_order()
+            run_files.reserve_memory(self.model)
         except BaseException:
             self._close()
             raise
@@ -121,12 +124,20 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return
         step = self._data.resume(run["data"], on_resumed=lambda: self._restore(saved, in_epoch=True))
         self._say(f"going on at epoch {run['epoch'] + 1}, step {step}, from {saved['name']}.")
-        if reason := self._data.remedy():
-            self._data.warn(reason)
+        if self._validation is not None and run["validation"] is not None:
+            self._validation.resume(run["validation"])
+        self._warn_of_order()
         if step:
             self._schedule.resume_in_epoch(step)
         if not run["data"]["step"]:
             random_state.put_back(run["random"])
+
+    def _warn_of_order(self):
+        for position in (self._data, self._validation):
+            if position is not None and (reason := position.remedy()):
+                position.warn(reason)
+        if self._validation is not None and self._validation.shares_hooks_with(self._data):
+            self._validation.warn("it is the PyDataset that trains, too. Make two of them")
 
     def _restore(self, saved, in_epoch=False):
         """Everything but the position in the data; within an epoch a second time, after `on_epoch_begin`."""
@@ -200,6 +211,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             finished=finished,
             schedule=self._schedule.get_state(),
             data=self._data.get_state(in_epoch),
+            validation=self._validation and self._validation.get_state(),
             random=random_state.take(),
             callbacks=callback_state.take(self._fit.callbacks),
             hook=hook_state.take(self.model),
@@ -248,7 +260,8 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             self._fit.begin_at(None)
             if self._last in self._fit.callbacks:
                 self._fit.callbacks.remove(self._last)
-        self._fit = self._data = self._files = self._signals = self._last = self._held = None
+        self._fit = self._data = self._validation = None
+        self._files = self._signals = self._last = self._held = None
         self._warn_of(error)
 
     def _say(self, sentence):

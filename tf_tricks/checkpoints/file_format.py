@@ -1,19 +1,16 @@
 """One checkpoint, one safetensors file: arrays as they are in memory, all the rest as JSON, a checksum over every byte.
 
-The header begins with the checksum, at a fixed place, so that it can be filled in after the arrays are written:
+The header begins with the checksum, at a fixed place; it is computed with zeros there:
 
-    8 bytes: length of the header | {"__metadata__":{"checksum":"crc32:89abcdef","format":...}, ...} | the arrays
+    8 bytes: length of the header | {"__metadata__":{"checksum":"xxh3-64:0123456789abcdef",...}, ...} | the arrays
 
-CRC-32 finds every flipped bit, and misses one in 4e9 of the larger changes by chance. It is there against broken discs
-and interrupted writes, not against forgery; it is several times quicker than a cryptographic hash where the processor
-has no instructions for one, and runs while the disc works.
+XXH3 with 64 bits is there against broken discs and interrupted writes, not against forgery. It reads as fast as the
+memory gives: 120 MB in 4 ms where CRC-32 takes 29 ms, a processor's time that training would miss.
 """
 
-import concurrent.futures
 import math
 import mmap
 import os
-import zlib
 
 import numpy as np
 
@@ -26,7 +23,12 @@ from tf_tricks.checkpoints.packing import unpack
 __all__ = ["TEMPORARY_SUFFIX", "DamagedCheckpoint", "check", "looks_like_ours", "read", "read_notes", "write"]
 
 _BUFFER = 8 << 20
-_WORTH_TWO_SYNCS = 4 << 20  # below this, a second wait for the disc costs more than the checksum
+
+
+def require_packages():
+    """Raise ImportError if a package that this needs is not installed: better before training than at its end."""
+    import_optional("safetensors", "checkpoints")
+    import_optional("xxhash", "checkpoints")
 
 
 def write(path, tree, notes=None):
@@ -43,9 +45,9 @@ def write(path, tree, notes=None):
     Raises:
         TypeError: something in the tree cannot be stored.
         OSError: the disc is full or the folder is not writable, say. `path` is untouched, and nothing is left behind.
-        ImportError: safetensors is not installed.
+        ImportError: safetensors or xxhash is not installed.
     Reference:
-        The safetensors format, https://github.com/huggingface/safetensors#format.
+        The safetensors format, https://github.com/huggingface/safetensors#format; the checksum, https://xxhash.com.
     Example:
         >>> import os, tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
@@ -54,10 +56,12 @@ def write(path, tree, notes=None):
         ...     tf_tricks.checkpoints.file_format.read(path)
         {'epoch': 3, 'kernel': array([1., 1.], dtype=float32)}
     """
-    import_optional("safetensors", "checkpoints")  # only reading needs it; better to hear of it now than at the restart
+    require_packages()
     header, arrays = file_header.encode(tree, notes or {})
+    parts = [_bytes_of(array) for array in arrays]
+    header = header[: FIELD.start] + _checksum([header, *parts]) + header[FIELD.stop :]
     with replacing(path) as file:
-        _write_stream(file, header, arrays)
+        file.writelines([header, *parts])
 
 
 def read(path, verify=True):
@@ -121,30 +125,11 @@ def looks_like_ours(path):
         return False
 
 
-def _write_stream(file, header, arrays):
-    """Write header and arrays, then the checksum into its field.
-
-    The checksum is computed in another thread while this one waits for the disc: beside the copying into the system's
-    buffers, which needs a processor too, it takes up to its full time (measured: 0.65 of the raw throughput on two busy
-    cores, against 0.75).
-    """
-    file.write(header)
-    for array in arrays:
-        file.write(_bytes_of(array))
-    file.flush()
-    with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="tf_tricks-checksum") as pool:
-        checksum = pool.submit(_checksum, header, arrays)
-        if sum(array.nbytes for array in arrays) > _WORTH_TWO_SYNCS:
-            os.fsync(file.fileno())  # `replacing` does it again, for the few bytes that follow
-        file.seek(FIELD.start)
-        file.write(b"%08x" % checksum.result())
-
-
-def _checksum(header, arrays):
-    checksum = zlib.crc32(header)
-    for array in arrays:
-        checksum = zlib.crc32(_bytes_of(array), checksum)
-    return checksum
+def _checksum(parts):
+    hashed = import_optional("xxhash", "checkpoints").xxh3_64()
+    for part in parts:
+        hashed.update(part)
+    return hashed.hexdigest().encode()
 
 
 def _bytes_of(array):
@@ -167,14 +152,19 @@ def _check_bytes(path, file):
     file.seek(0)
     head = bytearray(file.read(FIELD.stop))
     stored, head[FIELD] = bytes(head[FIELD]), UNSET
-    checksum, buffer = zlib.crc32(head), memoryview(bytearray(_BUFFER))
-    while count := file.readinto(buffer):
-        checksum = zlib.crc32(buffer[:count], checksum)
-    if stored != b"%08x" % checksum:
+    found = _checksum(_chunks(head, file))
+    if stored != found:
         raise DamagedCheckpoint(
-            f"`{path}` was changed after it was written: its bytes have the checksum {checksum:08x}, "
+            f"`{path}` was changed after it was written: its bytes have the checksum {found.decode()}, "
             f"and it says {stored.decode('latin-1')!r}."
         )
+
+
+def _chunks(head, file):
+    yield head
+    buffer = memoryview(bytearray(_BUFFER))
+    while count := file.readinto(buffer):
+        yield buffer[:count]
 
 
 def _array(mapped, start, dtype, shape, offsets):

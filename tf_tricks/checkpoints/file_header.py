@@ -9,9 +9,9 @@ from tf_tricks._optional import import_optional
 from tf_tricks.checkpoints.packing import pack, unpack
 
 FORMAT = "tf_tricks.checkpoint.1"
-START = b'{"__metadata__":{"checksum":"crc32:'
-UNSET = b"00000000"
-FIELD = slice(8 + len(START), 8 + len(START) + len(UNSET))  # the checksum: eight hexadecimal digits
+START = b'{"__metadata__":{"checksum":"xxh3-64:'
+UNSET = b"0" * 16
+FIELD = slice(8 + len(START), 8 + len(START) + len(UNSET))  # the checksum: sixteen hexadecimal digits
 _METADATA = "__metadata__"
 _NOTE = "note:"
 _ALIGNMENT = 64
@@ -58,7 +58,7 @@ def encode(tree, notes):
     arrays = dict(sorted(arrays.items(), key=lambda item: -item[1].dtype.alignment))
     raw = {name: (_describe(name, a.dtype), a.shape) for name, a in arrays.items() if not _is_common(a.dtype)}
     metadata = {
-        "checksum": f"crc32:{UNSET.decode()}",
+        "checksum": f"xxh3-64:{UNSET.decode()}",
         "format": FORMAT,
         "tree": _json(json_tree),
         "raw": _json(pack(raw)[0]),

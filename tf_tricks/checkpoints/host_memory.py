@@ -1,6 +1,8 @@
 """Copies of variables in one block of host memory, which is used again for the next copies."""
 
+import math
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from tf_tricks._backend import BACKEND, tf
 
 _ALIGNMENT = 64  # bytes, a cache line
+_SLACK = 1 << 20  # for the few small variables that are not there yet when memory is reserved
 
 
 class HostMemory:
@@ -26,6 +29,17 @@ class HostMemory:
 
     def __init__(self):
         self._block = None
+        self._fetching = None
+
+    def reserve(self, variables):
+        """Have a thread fetch the memory for copies of these variables; the first `copies` waits for it."""
+        variables = list(variables)
+        if not variables or _is_own(_host_array(variables[0])):
+            return
+        self.release()
+        self._block = np.empty(sum(map(_padded_size, variables)) + _SLACK, np.uint8)
+        self._fetching = threading.Thread(target=self._block.fill, args=(0,), daemon=True)
+        self._fetching.start()
 
     def copies(self, variables):
         """List of NumPy arrays with the present values of the variables, in host memory that no backend knows of."""
@@ -40,9 +54,16 @@ class HostMemory:
 
     def release(self):
         """Give the block back to the system, as soon as nobody holds a copy."""
+        self._wait()
         self._block = None
 
+    def _wait(self):
+        if self._fetching is not None:
+            self._fetching.join()
+            self._fetching = None
+
     def _free_block(self, nbytes):
+        self._wait()
         # Every array in the block refers to it: two references, here and the argument's, mean that there is none.
         if self._block is None or self._block.nbytes < nbytes or sys.getrefcount(self._block) > 2:
             self._block = None  # before the new one is made, or both would be there for a while
@@ -73,6 +94,11 @@ def _host_array(variable):
 
 def _padded(array):
     return -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def _padded_size(variable):
+    nbytes = math.prod(variable.shape) * np.dtype(variable.dtype).itemsize  # keras brings bfloat16 along
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def _is_own(array):

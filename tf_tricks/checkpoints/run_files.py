@@ -112,6 +112,11 @@ def _let_go(writer, lock):
         lock.release()
 
 
+def reserve_memory(model):
+    """Have the memory for the first copy of the state fetched while training begins."""
+    _memory.reserve([*model.variables, *model.optimizer.variables])
+
+
 def tree(model, **run):
     """A checkpoint of a running `fit`: the model with its optimizer, seeds and metrics, and what `run` holds."""
     return layout(model_state.take(model, seeds=True, metrics=True, memory=_memory), run)

@@ -11,8 +11,10 @@ import weakref
 import keras
 
 from tf_tricks._backend import BACKEND
-from tf_tricks.fit_hooks import random_state, tf_data
+from tf_tricks.fit_hooks import data_kinds, random_state, tf_data
 from tf_tricks.fit_hooks.callback_state import copied
+from tf_tricks.fit_hooks.data_iterator import Current, Iterable, Watched
+from tf_tricks.fit_hooks.data_kinds import offers_state
 
 # What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
 PRIVATE_ATTRIBUTES = {
@@ -26,15 +28,11 @@ PRIVATE_ATTRIBUTES = {
     "EpochIterator.steps_per_epoch": "the `steps_per_epoch` of `fit`",
     "DataAdapter.on_epoch_begin": "calls the hook of a PyDataset, and is noted with the random state before it",
     "DataAdapter.on_epoch_end": "the same at the end of an epoch",
-    "ArrayDataAdapter._shuffle": "the `shuffle` of `fit`, for arrays",
-    "TFDatasetAdapter._dataset": "the user's tf.data pipeline",
-    "PyDatasetAdapter.py_dataset": "the user's PyDataset",
     "PyDatasetAdapter.enqueuer": "the workers that read it ahead, if any",
     "PyDatasetEnqueuer.ready_queue": "batches that its workers have read too early",
-    "GeneratorDataAdapter.generator": "tells that the data is a generator",
-    "TorchDataLoaderAdapter._dataloader": "the user's torch DataLoader",
 }
 
+_HOOKS = ("on_epoch_begin", "on_epoch_end")  # of a PyDataset
 _used = weakref.WeakSet()  # pipelines and PyDatasets that a `fit` of this process has read
 
 
@@ -42,20 +40,21 @@ class DataPosition:
     """Stands between `fit` and its data; made in `on_train_begin`, before the first batch is drawn.
 
     Args:
-        fit: the `RunningFit`.
+        iterator: Keras's EpochIterator over the data: the one that trains, or the one that validates.
         model: the model, whose own seed generators are no business of the data.
         after_step: callable without arguments, called on the training thread between two steps, when all callbacks of
-            the last one have been called or handed to their thread; not after the last step of an epoch.
+            the last one have been called or handed to their thread; not after the last step of an epoch. None for
+            validation data: each validation is a whole one, with an iterator of its own.
         saved: what `get_state` returned in the run that is resumed, or None.
     """
 
-    def __init__(self, fit, model, after_step, saved=None):
-        self._iterator = iterator = fit.epoch_iterator
+    def __init__(self, iterator, model, after_step=None, saved=None):
+        self._iterator = iterator
         self._adapter = adapter = iterator.data_adapter
         self._after_step = after_step
         self._model = model
-        self.kind = kind_of(adapter)
-        self._seeds = data_seeds(adapter, model)
+        self.kind = data_kinds.kind_of(adapter)
+        self._seeds = data_kinds.data_seeds(adapter, model)
         self._order = None
         if BACKEND == "tensorflow" and self.kind == "arrays" and adapter._shuffle:
             self._order = tf_data.ArrayOrder(iterator, (saved or {}).get("order"))
@@ -75,9 +74,9 @@ class DataPosition:
                 adapter.enqueuer.ready_queue.get()
         # Methods of the instance hide those of its class; both objects belong to this one `fit`.
         self._steps, iterator._enumerate_iterator = iterator._enumerate_iterator, self._enumerate
-        self._source, iterator._get_iterator = iterator._get_iterator, lambda: _Iterable(self._make)
+        self._source, iterator._get_iterator = iterator._get_iterator, lambda: Iterable(self._make)
         if self.kind == "PyDataset":
-            for name in ("on_epoch_begin", "on_epoch_end"):
+            for name in _HOOKS:
                 setattr(adapter, name, self._noting(name, getattr(adapter, name)))
 
     # --- what is known --------------------------------------------------------------------------------------------
@@ -95,30 +94,19 @@ class DataPosition:
 
     def remedy(self):
         """Why the order of this data cannot be brought back and what to do about it; None if it can."""
-        if self.kind == "generator":
-            return (
-                "the data is a generator: as many batches are drawn and dropped, which is exact only if a new process "
-                "makes it yield the same batches again. Use a tf.data pipeline, a keras.utils.PyDataset or arrays"
-            )
-        unseeded = [name for name, *seeds in self._random_operations() if not any(seeds)]
-        if tf_data.PYTHON in unseeded:
-            return (
-                "the tf.data pipeline calls Python code (`py_function`, `numpy_function`, `from_generator`): it is "
-                "exact only if that code remembers nothing. Use TensorFlow's own operations, or a keras.utils.PyDataset"
-            )
-        if unseeded:
-            return (
-                f"the tf.data pipeline draws without a seed ({', '.join(dict.fromkeys(unseeded))}): no other process "
-                "can repeat it. Call `keras.utils.set_random_seed(...)` before you build it, or give `seed=`"
-            )
-        return None
+        return data_kinds.remedy(self._adapter)
 
-    def _random_operations(self):
-        return tf_data.random_operations(self._adapter._dataset) if self.kind == "tf.data" else []
+    def shares_hooks_with(self, other):
+        """Do both read one PyDataset whose hooks change it? Then neither knows what the other made of it."""
+        dataset = getattr(self._adapter, "py_dataset", None)
+        if dataset is None or dataset is not getattr(other._adapter, "py_dataset", None) or offers_state(dataset):
+            return False
+        return any(_overridden(dataset, name) for name in _HOOKS)
 
-    def get_state(self, in_epoch):
+    def get_state(self, in_epoch=False):
         """A tree of plain values; `in_epoch` tells whether an epoch has begun and not ended."""
-        spanning = self._iterator.steps_per_epoch and self._iterator._current_iterator is not None
+        trains = self._after_step is not None
+        spanning = trains and self._iterator.steps_per_epoch and self._iterator._current_iterator is not None
         current = self._current is not None and bool(in_epoch or spanning) or None
         dataset = getattr(self._adapter, "py_dataset", None)
         return {
@@ -132,12 +120,12 @@ class DataPosition:
             "num_batches": self._iterator._num_batches,
             "steps_per_epoch": self.steps_per_epoch,
             "seeds": self._seeds.take(),
-            "dataset": copied(dataset.get_state()) if _offers_state(dataset) else None,
+            "dataset": copied(dataset.get_state()) if offers_state(dataset) else None,
         }
 
     # --- going back to a position ---------------------------------------------------------------------------------
 
-    def resume(self, saved, on_resumed):
+    def resume(self, saved, on_resumed=None):
         """Go to a saved position; within an epoch `on_resumed` is called just before the first step that is new.
 
         Returns:
@@ -165,7 +153,7 @@ class DataPosition:
         self._repeat_iterators(saved["made"])
         if not in_epoch:
             self._seeds.put_back(saved["seeds"])
-        if _offers_state(getattr(self._adapter, "py_dataset", None)) and saved["dataset"] is not None:
+        if offers_state(getattr(self._adapter, "py_dataset", None)) and saved["dataset"] is not None:
             self._dataset_state = saved["dataset"]
             if not in_epoch:
                 self._adapter.py_dataset.set_state(saved["dataset"])
@@ -178,7 +166,7 @@ class DataPosition:
 
     def _repeat_events(self, events):
         """Call the hooks of a PyDataset as often as before, with the same random states."""
-        if self.kind != "PyDataset" or _offers_state(self._adapter.py_dataset):
+        if self.kind != "PyDataset" or offers_state(self._adapter.py_dataset):
             return
         if events and self._adapter.py_dataset in _used:
             self.warn(
@@ -198,7 +186,9 @@ class DataPosition:
         if self.kind != "tf.data":
             return
         dataset = self._iterator._distributed_dataset if BACKEND == "tensorflow" else self._adapter._dataset
-        if self._adapter._dataset in _used and any(name == "shuffle" for name, *_ in self._random_operations()):
+        if self._adapter._dataset in _used and any(
+            name == "shuffle" for name, *_ in data_kinds.random_operations(self._adapter)
+        ):
             self.warn(
                 "an earlier `fit` of this process has read this tf.data pipeline, and its shuffle has moved on. Make "
                 "the pipeline anew before `fit`"
@@ -210,7 +200,8 @@ class DataPosition:
         """One warning about the order of the data."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"TrainingCheckpoint: the order of the data cannot be kept: {reason}.", stacklevel=2)
+            which = "data" if self._after_step is not None else "validation data"
+            warnings.warn(f"TrainingCheckpoint: the order of the {which} cannot be kept: {reason}.", stacklevel=2)
 
     # --- what stands in `fit`'s way -------------------------------------------------------------------------------
 
@@ -228,7 +219,7 @@ class DataPosition:
             self.step = end + 1
             if self._current is not None:
                 self._current.drawn += end + 1 - begin
-            if not self.is_last(self.step):
+            if self._after_step is not None and not self.is_last(self.step):
                 self._after_step()
                 if self._model.stop_training:  # a guard has found a bad step meanwhile
                     return
@@ -239,14 +230,14 @@ class DataPosition:
         if resumed and not self._reads_ahead:
             random_state.set_host(resumed["anchor"])
             self._seeds.put_back(resumed["seeds"])
-        self._current = current = _Current(self._made, random_state.host(), self._seeds.take())
+        self._current = current = Current(self._made, random_state.host(), self._seeds.take())
         if self._order is not None:
             self._order.begin_pass(self._made)
         iterator = iter(source)
         if BACKEND == "tensorflow":
             self._made += 1
         else:
-            iterator = _Watched(iterator, current, self._count_first, self._draws_to_watch())
+            iterator = Watched(iterator, current, self._count_first, self._draws_to_watch())
         if self.kind in ("tf.data", "PyDataset"):
             _used.add(self._adapter._dataset if self.kind == "tf.data" else self._adapter.py_dataset)
         if resumed:
@@ -273,7 +264,7 @@ class DataPosition:
         return getattr(self._adapter, "enqueuer", None) is not None
 
     def _noting(self, name, hook):
-        overridden = getattr(type(self._adapter.py_dataset), name) is not getattr(keras.utils.PyDataset, name)
+        overridden = _overridden(self._adapter.py_dataset, name)
 
         def noting():
             if name == "on_epoch_begin" and self._before_begin is not None:
@@ -302,84 +293,5 @@ class DataPosition:
         )
 
 
-class _Current:
-    """The iterator in use: the random state when it was made, and how many batches were drawn since."""
-
-    def __init__(self, number, anchor, seeds):
-        self.number = number  # iterators that were made before it
-        self.anchor, self.seeds = anchor, seeds
-        self.jumps = {}  # draw -> random state before it, where somebody else had moved it since the last one
-        self.drawn = 0
-
-    def get_state(self):
-        return {
-            "anchor": self.anchor,
-            "seeds": self.seeds,
-            "jumps": {str(k): state for k, state in self.jumps.items()},
-            "drawn": self.drawn,
-        }
-
-
-class _Watched:
-    """A Python iterator that notes the random state before those draws that use it."""
-
-    def __init__(self, iterator, current, on_first, watched):
-        self._iterator, self._current, self._on_first, self._watched = iterator, current, on_first, watched
-        self._draws, self._last = 0, current.anchor
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        k, self._draws = self._draws, self._draws + 1
-        if not k:
-            self._on_first()
-        if k >= self._watched:
-            return next(self._iterator)
-        before = random_state.host()
-        try:
-            return next(self._iterator)
-        finally:
-            after = random_state.host()
-            if not random_state.same_host(before, after):
-                if not random_state.same_host(before, self._last):
-                    self._current.jumps[k] = before
-                self._last = after
-
-
-class _Iterable:
-    """What `iter` is called on: the iterator is made then, and not before."""
-
-    def __init__(self, make):
-        self._make = make
-
-    def __iter__(self):
-        return self._make()
-
-
-def kind_of(adapter):
-    """What the user gave to `fit`: "arrays", "tf.data", "PyDataset", "generator", "DataLoader" or "other"."""
-    if hasattr(adapter, "py_dataset"):
-        return "PyDataset"
-    if hasattr(adapter, "_dataloader"):
-        return "DataLoader"
-    if hasattr(adapter, "generator"):
-        return "generator"
-    if hasattr(getattr(adapter, "_dataset", None), "element_spec"):
-        return "tf.data"
-    return "arrays" if hasattr(adapter, "_shuffle") else "other"
-
-
-def data_seeds(adapter, model):
-    """The seed generators that the data draws from; arrays have none."""
-    kind = kind_of(adapter)
-    if kind == "DataLoader":
-        return random_state.LoaderSeeds(adapter._dataloader)
-    if kind == "PyDataset":
-        return random_state.DataSeeds(model, owner=adapter.py_dataset)
-    handles = {"arrays": lambda: [], "tf.data": lambda: tf_data.captured(adapter._dataset)}.get(kind, lambda: None)()
-    return random_state.DataSeeds(model, handles)
-
-
-def _offers_state(dataset):
-    return dataset is not None and hasattr(dataset, "get_state") and hasattr(dataset, "set_state")
+def _overridden(dataset, hook):
+    return getattr(type(dataset), hook) is not getattr(keras.utils.PyDataset, hook)

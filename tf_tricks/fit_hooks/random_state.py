@@ -82,7 +82,7 @@ def same_host(a, b):
 
 
 class DataSeeds:
-    """The `keras.random.SeedGenerator`s that a data pipeline draws from: those of the layers in it, mostly.
+    """What a data pipeline draws from: `keras.random.SeedGenerator`s, mostly of layers, and `tf.random.Generator`s.
 
     Args:
         model: its own generators are left out.
@@ -99,16 +99,21 @@ class DataSeeds:
         inside = {id(variable) for variable in model.variables}
         gc.collect()  # those of an earlier `fit` that raised shall not count
         # No registry lists them; one walk over the living objects at the begin of a `fit` does.
-        found = [each for each in gc.get_objects() if type(each) is keras.random.SeedGenerator]
+        living = gc.get_objects()
+        found = [each for each in living if type(each) is keras.random.SeedGenerator]
         if handles is None:
             found = [each for each in found if id(each.state) not in inside and each is not _global_generator()]
-        else:
-            found = [each for each in found if any(_handle(each) is handle for handle in handles)]
-        self._generators = sorted(found, key=_order)
+            self._generators = sorted(found, key=_order)
+            return
+        if "tensorflow" in sys.modules:
+            found += [each for each in living if type(each) is sys.modules["tensorflow"].random.Generator]
+        by_handle = {id(_handle(each)): each for each in found}
+        # In the order in which the pipeline uses them, which the same script gives again.
+        self._generators = list({id(h): by_handle[id(h)] for h in handles if id(h) in by_handle}.values())
 
     def take(self):
         """The states, in an order that the same script gives again."""
-        seeds = [np.array(keras.ops.convert_to_numpy(each.state.value)) for each in self._generators]
+        seeds = [np.array(_value(each.state)) for each in self._generators]
         return {"seeds": seeds, "own": self.own.take()}
 
     def put_back(self, states):
@@ -171,8 +176,14 @@ class LoaderSeeds:
             each.set_state(sys.modules["torch"].from_numpy(np.array(state)))
 
 
+def _value(state):
+    return keras.ops.convert_to_numpy(state.value) if isinstance(state, keras.Variable) else state.numpy()
+
+
 def _handle(generator):
-    return getattr(generator.state.value, "handle", None)  # on TensorFlow's backend, and in its pipelines on others
+    """What a tf.data pipeline captures of a generator, on any backend; None if it cannot."""
+    state = generator.state
+    return getattr(state.value if isinstance(state, keras.Variable) else state, "handle", None)
 
 
 def _order(generator):

@@ -8,12 +8,15 @@ import inspect
 import sys
 
 from tf_tricks._backend import BACKEND, jax
+from tf_tricks.fit_hooks import data_kinds
 from tf_tricks.fit_hooks.drivers import build_all
 
 # What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
 PRIVATE_ATTRIBUTES = {
     "Model.fit.epoch_iterator": "the one object that knows the data and the step within the epoch",
     "Model.fit.callbacks": "the CallbackList: no callback is told who else takes part",
+    "Model.fit.val_x": "the validation data, also where `validation_split` cuts it off; with its batch size and steps",
+    "Model._eval_epoch_iterator": "Keras makes it at the first validation, and takes one that is there already",
     "Model._initial_epoch": "where `fit` begins to count, as BackupAndRestore sets it",
     "CallbackList.callbacks": "its list: to come after all others, and for their states",
     "CallbackList._async_train": "tells whether callbacks run beside `fit`, as on JAX and Torch",
@@ -31,6 +34,7 @@ class RunningFit:
     model: object
     epoch_iterator: object
     callback_list: object
+    validation: dict | None = None  # what Keras would make the iterator over the validation data from
 
     @property
     def callbacks(self):
@@ -51,6 +55,19 @@ class RunningFit:
                 frame = frame.f_back
         return False
 
+    def validation_iterator(self):
+        """The iterator over the validation data, which Keras would make at the first validation.
+
+        None where it has no position: arrays are read in their order each time, and a generator only goes on.
+        """
+        if self.validation is None or not data_kinds.has_an_order(self.validation["x"]):
+            return None
+        if getattr(self.model, "_eval_epoch_iterator", None) is None:
+            self.model._eval_epoch_iterator = type(self.epoch_iterator)(
+                **self.validation, steps_per_execution=self.model.steps_per_execution, shuffle=False
+            )
+        return self.model._eval_epoch_iterator
+
     def begin_at(self, epoch):
         """Let `fit` begin with `epoch`; call it in `on_train_begin`. None puts the user's choice back."""
         self.model._initial_epoch = epoch
@@ -67,12 +84,25 @@ def running_fit(model, owner):
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
             local = frame.f_locals
             if "epoch_iterator" in local and "callbacks" in local:
-                return RunningFit(model, local["epoch_iterator"], local["callbacks"])
+                return RunningFit(model, local["epoch_iterator"], local["callbacks"], _validation(model, local))
         frame = frame.f_back
     raise RuntimeError(
         f"{type(owner).__name__} works inside of `model.fit` only: it has to see the data and the other callbacks. "
         "Received: a call from somewhere else. In a loop of your own use `tf_tricks.checkpoints.save` and `restore`."
     )
+
+
+def _validation(model, local):
+    if local.get("validation_data") is None:
+        return None
+    found = {
+        "x": local["val_x"],
+        "y": local["val_y"],
+        "sample_weight": local["val_sample_weight"],
+        "batch_size": local["validation_batch_size"] or local["batch_size"],
+        "steps_per_epoch": local["validation_steps"],
+    }
+    return {**found, "distribute_strategy": model.distribute_strategy} if BACKEND == "tensorflow" else found
 
 
 def is_chief(model):
