@@ -58,6 +58,13 @@ def model(optimizer=None, jit_compile=None, **compile_arguments):
     return built
 
 
+def small_model():
+    """Where the data is in question: TensorFlow needs a fraction of the time to trace it. It draws numbers, too."""
+    built = keras.Sequential([keras.Input((5,)), layers.Dropout(0.3), layers.Dense(1)])
+    built.compile(keras.optimizers.SGD(0.01), "mse", metrics=["mae"], jit_compile=BACKEND == "jax")
+    return built
+
+
 class Dataset(keras.utils.PyDataset):
     """Reshuffles after each epoch, in place, and augments each batch; with NumPy's generator or one of its own."""
 

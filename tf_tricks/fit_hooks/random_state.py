@@ -96,20 +96,18 @@ class DataSeeds:
         if handles == []:
             self._generators = []
             return
-        inside = {id(variable) for variable in model.variables}
-        gc.collect()  # those of an earlier `fit` that raised shall not count
-        # No registry lists them; one walk over the living objects at the begin of a `fit` does.
-        living = gc.get_objects()
-        found = [each for each in living if type(each) is keras.random.SeedGenerator]
-        if handles is None:
-            found = [each for each in found if id(each.state) not in inside and each is not _global_generator()]
-            self._generators = sorted(found, key=_order)
+        if handles is not None:
+            by_handle = {id(_handle(each)): each for each in _living_generators()}
+            # In the order in which the pipeline uses them, which the same script gives again.
+            self._generators = list({id(h): by_handle[id(h)] for h in handles if id(h) in by_handle}.values())
             return
-        if "tensorflow" in sys.modules:
-            found += [each for each in living if type(each) is sys.modules["tensorflow"].random.Generator]
-        by_handle = {id(_handle(each)): each for each in found}
-        # In the order in which the pipeline uses them, which the same script gives again.
-        self._generators = list({id(h): by_handle[id(h)] for h in handles if id(h) in by_handle}.values())
+        inside = {id(variable) for variable in model.variables}
+        found = _outside(inside)
+        if found:
+            del found
+            gc.collect()  # takes long; those of an earlier `fit` that raised shall not count
+            found = _outside(inside)
+        self._generators = sorted(found, key=_order)
 
     def take(self):
         """The states, in an order that the same script gives again."""
@@ -174,6 +172,20 @@ class LoaderSeeds:
         self.own.put_back(states["own"])
         for each, state in zip(self._generators, states["seeds"], strict=False):
             each.set_state(sys.modules["torch"].from_numpy(np.array(state)))
+
+
+def _living_generators():
+    # No registry lists them; one walk over the living objects at the begin of a `fit` does.
+    kinds = {keras.random.SeedGenerator}
+    if "tensorflow" in sys.modules:
+        kinds.add(sys.modules["tensorflow"].random.Generator)
+    return [each for each in gc.get_objects() if type(each) in kinds]
+
+
+def _outside(inside):
+    """Keras's generators that are neither the model's, whose variables' ids are `inside`, nor the global one."""
+    found = [each for each in _living_generators() if type(each) is keras.random.SeedGenerator]
+    return [each for each in found if id(each.state) not in inside and each is not _global_generator()]
 
 
 def _value(state):
