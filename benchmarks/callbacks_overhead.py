@@ -26,6 +26,7 @@ import numpy as np
 
 import tf_tricks
 from tf_tricks import callbacks
+from tf_tricks.fit_hooks import gradients
 
 BACKEND = keras.backend.backend()
 
@@ -74,11 +75,11 @@ def deep(layers=100):
 MODELS = {"mlp": mlp, "cnn": cnn, "transformer": transformer}
 
 
-def compiled(build, jit, batch=None):
+def compiled(build, jit, batch=None, optimizer=keras.optimizers.Adam):
     keras.utils.set_random_seed(0)
     model, (batch_size, kind) = build()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
+    model.compile(optimizer(1e-4), loss, jit_compile=jit)
     return model, batch or batch_size, kind
 
 
@@ -156,6 +157,21 @@ def _torch_second_pass(model):
     return norms
 
 
+class ReadsGradients(keras.optimizers.Adam):
+    """The floor of a check of every gradient: read each of them once within the step, and keep one number."""
+
+    under_xla = True
+
+    def build(self, variables):
+        super().build(variables)
+        self.largest = self.add_variable((), name="largest")
+
+    def apply(self, grads, trainable_variables=None):
+        norms = gradients.plain_norms([gradients.dense(each) for each in grads], under_xla=self.under_xla)
+        self.largest.assign(norms.max() if BACKEND == "torch" else keras.ops.max(norms))
+        return super().apply(grads, trainable_variables)
+
+
 @contextlib.contextmanager
 def check_numerics():
     """TensorFlow's own search for NaN. It is global, so it is on only while its variant runs."""
@@ -177,11 +193,12 @@ def ours():
     }
 
 
+FLOOR = "floor: one read of the gradients"
 PEERS = ("keras TerminateOnNaN", "second gradient pass", "tf.debugging.enable_check_numerics")
 
 
 def variants(x, y, jit):
-    """Name -> (callable that makes the callbacks, context that each `fit` runs in)."""
+    """Name -> (callable that makes the callbacks, context that each `fit` runs in, class of the optimizer)."""
     alone = ours()
     makers = {
         "bare": list,
@@ -191,9 +208,12 @@ def variants(x, y, jit):
         "keras TerminateOnNaN": lambda: [keras.callbacks.TerminateOnNaN()],
         "second gradient pass": lambda: [SecondPass(x, y, jit)],
     }
-    found = {name: (make, contextlib.nullcontext) for name, make in makers.items()}
+    adam = keras.optimizers.Adam
+    ReadsGradients.under_xla = jit
+    found = {name: (make, contextlib.nullcontext, adam) for name, make in makers.items()}
+    found[FLOOR] = (list, contextlib.nullcontext, ReadsGradients)
     if BACKEND == "tensorflow":
-        found["tf.debugging.enable_check_numerics"] = (list, check_numerics)
+        found["tf.debugging.enable_check_numerics"] = (list, check_numerics, adam)
     return found
 
 
@@ -216,8 +236,8 @@ class Clock(keras.callbacks.Callback):
 class Variant:
     """One variant with a model of its own."""
 
-    def __init__(self, make, context, build, jit, steps, batch=None):
-        self.model, self.batch_size, kind = compiled(build, jit, batch)
+    def __init__(self, make, context, optimizer, build, jit, steps, batch=None):
+        self.model, self.batch_size, kind = compiled(build, jit, batch, optimizer)
         self.x, self.y = data(self.model, kind, steps * self.batch_size)
         self.callbacks, self.context, self.clock = make(), context, Clock()
 
@@ -235,10 +255,10 @@ def measure(build, jit, steps, repeats, only, batch=None):
     model, batch_size, kind = compiled(build, jit, batch)
     x, y = data(model, kind, batch_size)
     results, alive = {}, {}
-    for name, (make, context) in variants(x, y, jit).items():
+    for name, how in variants(x, y, jit).items():
         if only and name != "bare" and not any(each in name for each in only):
             continue
-        variant = Variant(make, context, build, jit, steps, batch)
+        variant = Variant(*how, build, jit, steps, batch)
         try:
             variant.fit()
         except Exception as error:
