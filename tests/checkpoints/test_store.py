@@ -108,6 +108,19 @@ def test_damage_without_an_older_one_and_files_of_others(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["notes.txt", "step-0000000001.safetensors.damaged", "weights.safetensors"]
 
 
+def test_a_damaged_file_is_named_before_it_is_renamed(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save(1, tree_of(1))
+    damage(tmp_path / "step-0000000001.safetensors")
+
+    def killed(*names):
+        raise SystemExit
+
+    monkeypatch.setattr(store._folder, "rename", killed)
+    with pytest.warns(UserWarning, match="renamed to"), pytest.raises(SystemExit):
+        store.newest()
+
+
 def test_damaged_in_memory(tmp_path):
     fsspec = pytest.importorskip("fsspec")
     store = Store(f"memory://{tmp_path.name}")

@@ -99,7 +99,7 @@ class Store:
 
         A damaged one is renamed to `*.damaged`, and one warning says which was taken instead.
         """
-        damaged = []
+        damaged = {}
         for entry in reversed(self.entries()):
             try:
                 taken = Entry(self._folder, entry.name, self._folder.read(entry.name))
@@ -107,16 +107,15 @@ class Store:
             except FileNotFoundError:  # somebody else deleted or renamed it just now
                 continue
             except DamagedCheckpoint as error:
-                damaged.append(self._set_aside(entry.name, error))
+                damaged[entry.name] = error
             except OSError as error:
                 if error.errno != errno.EIO:  # a broken disc is damage; a missing permission is not
                     raise
-                damaged.append(self._set_aside(entry.name, error))
+                damaged[entry.name] = error
         else:
             taken = None
         if damaged:
-            instead = f"`{taken.path}` is used instead" if taken else "there is no older one"
-            warnings.warn(f"{' '.join(damaged)} Now {instead}.", stacklevel=2)
+            self._set_aside(damaged, taken)
         return taken
 
     def best(self):
@@ -170,17 +169,27 @@ class Store:
                     self._folder.remove(name)
                     self._metrics.pop(name, None)
 
-    def _set_aside(self, name, error):
-        """Rename a damaged file; return a sentence about it."""
-        error = str(error).rstrip(".") + "."
-        if _step_of(name) is None:  # perhaps a file of somebody else
-            return f"{error} It was passed over."
-        aside = _first_free(lambda number: f"{name}.damaged{f'-{number}' if number > 1 else ''}", self._folder.names())
+    def _set_aside(self, damaged, taken):
+        """Say which files are damaged, then rename them: the other way round, a kill in between would hide them."""
+        names, sentences = self._folder.names(), []
+        aside = {name: _first_free(_damaged_name(name), names) for name in damaged if _step_of(name) is not None}
+        for name, error in damaged.items():
+            # A name that is not ours is perhaps a file of somebody else.
+            done = f"It is renamed to `{aside[name]}`" if name in aside else "It is passed over"
+            sentences.append(f"{str(error).rstrip('.')}. {done}.")
+        instead = f"`{taken.path}` is used instead" if taken else "there is no older one"
         try:
-            self._folder.rename(name, aside)
-        except OSError as problem:
-            return f"{error} It was passed over, and could not be renamed: {problem}."
-        return f"{error} It was renamed to `{aside}`."
+            warnings.warn(f"{' '.join(sentences)} Now {instead}.", stacklevel=3)
+        finally:
+            for name, new in aside.items():
+                try:
+                    self._folder.rename(name, new)
+                except OSError as problem:
+                    warnings.warn(f"`{name}` could not be renamed: {problem}.", stacklevel=3)
+
+
+def _damaged_name(name):
+    return lambda number: f"{name}.damaged{f'-{number}' if number > 1 else ''}"
 
 
 def _file_name(name_or_step):
