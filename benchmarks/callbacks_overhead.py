@@ -168,8 +168,8 @@ class ReadsGradients(keras.optimizers.Adam):
 
     def apply(self, grads, trainable_variables=None):
         norms = gradients.plain_norms([gradients.dense(each) for each in grads], under_xla=self.under_xla)
+        super().apply(grads, trainable_variables)  # the first call builds
         self.largest.assign(norms.max() if BACKEND == "torch" else keras.ops.max(norms))
-        return super().apply(grads, trainable_variables)
 
 
 @contextlib.contextmanager

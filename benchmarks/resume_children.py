@@ -61,6 +61,7 @@ class Children:
         pid = os.fork()
         if not pid:
             os.close(reading)
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a shell's background ignores it
             _run_and_exit(spec, writing)
         os.close(writing)
         os.set_blocking(reading, False)

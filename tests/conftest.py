@@ -3,6 +3,7 @@
 The environment is set before Keras is imported, because Keras and JAX read it once, at import.
 """
 
+import gc
 import os
 import tempfile
 
@@ -31,6 +32,9 @@ def pytest_configure(config):
 
     import keras
 
+    # The million objects of a backend's modules live as long as the tests: no collection has to look at them again.
+    gc.collect()
+    gc.freeze()
     if keras.backend.backend() == "tensorflow":
         _split_the_cpu()
     if keras.backend.backend() == "jax":

@@ -142,7 +142,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     def _restore(self, saved, in_epoch=False):
         """Everything but the position in the data; within an epoch a second time, after `on_epoch_begin`."""
         run = saved["run"]
-        run_files.assign(self.model, saved["model"])
+        run_files.assign(self.model, saved)
         callback_state.put_back(self._fit.callbacks, run["callbacks"])
         hook_state.put_back(self.model, run["hook"])
         history = self.model.history

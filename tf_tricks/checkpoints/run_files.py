@@ -3,7 +3,7 @@
 import os
 import weakref
 
-from tf_tricks.checkpoints import model_state
+from tf_tricks.checkpoints import model_state, replicas
 from tf_tricks.checkpoints.host_memory import HostMemory
 from tf_tricks.checkpoints.lock import DirectoryLock
 from tf_tricks.checkpoints.saving import layout
@@ -119,10 +119,11 @@ def reserve_memory(model):
 
 def tree(model, **run):
     """A checkpoint of a running `fit`: the model with its optimizer, seeds and metrics, and what `run` holds."""
+    run["replicas"] = replicas.take(model)
     return layout(model_state.take(model, seeds=True, metrics=True, memory=_memory), run)
 
 
-def assign(model, state):
+def assign(model, tree):
     """Put the model's part of a checkpoint back, all of it or nothing.
 
     Raises:
@@ -130,7 +131,8 @@ def assign(model, state):
     """
     model_state.assign(
         model,
-        state,
+        tree["model"],
         advice="Run it with the model and optimizer that it was saved with, or give another `directory`; the files are "
         "as they were.",
     )
+    replicas.put_back(model, tree["run"]["replicas"])
