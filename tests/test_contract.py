@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 import tf_tricks
+from tests.contract.initializer_rows import INITIALIZERS
+from tests.contract.layer_rows import LAYERS
 from tests.contract.models import BACKEND, EPOCHS, MODES, QUICK, SHAPES, STEPS, Run, assert_same_bits
-from tests.contract.rows import CALLBACKS, FUNCTIONS, ROWS
+from tests.contract.rows import ALL_SECTIONS, CALLBACKS, FUNCTIONS, ROWS
 from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate, optimizer_rate
 
 CLASSES = sorted(name for name, row in ROWS.items() if row.make is not None)
@@ -52,7 +54,7 @@ def run_of(mode, name=None):
 
 
 def test_every_public_name_has_a_row_and_every_row_a_public_name():
-    assert sorted(ROWS) == sorted(public_names())
+    assert sorted([*ROWS, *LAYERS, *INITIALIZERS]) == sorted(public_names())
     assert all(isinstance(public_names()[name], type) == (name in CLASSES) for name in ROWS)
 
 
@@ -402,13 +404,14 @@ def open_files():
 # --- 10. docstrings -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted([*CLASSES, *FUNCTIONS]))
+@pytest.mark.parametrize("name", sorted([*CLASSES, *FUNCTIONS, *LAYERS, *INITIALIZERS]))
 def test_docstring_has_its_sections(name):
     cls = public_names()[name]
     doc = inspect.getdoc(cls)
+    wanted = ROWS[name].sections if name in ROWS else ALL_SECTIONS
     found = re.findall(r"^(Args|Attributes|Returns|Raises|Reference|Example):$", doc, re.MULTILINE)
-    assert [section for section in ROWS[name].sections if section not in found] == []
-    if "Args" in ROWS[name].sections:
+    assert [section for section in wanted if section not in found] == []
+    if "Args" in wanted:
         arguments = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", doc, re.MULTILINE | re.DOTALL).group(1)
         for argument in inspect.signature(cls).parameters:
             assert re.search(rf"^ +([\w, ]+, )?{argument}(, [\w, ]+)?:", arguments, re.MULTILINE), argument

@@ -57,6 +57,30 @@ def check_instance(name, value, cls, accepted):
     return value
 
 
+def check_axis(name, value):
+    """Return `value` as None, an int or a tuple of int, none twice, else raise TypeError or ValueError."""
+    axes = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+    accepted = f"`{name}` must be an int, a tuple of int, none twice, or None. Received: {name}={value!r}"
+    if any(isinstance(axis, bool) or not isinstance(axis, numbers.Integral) for axis in axes):
+        raise TypeError(accepted)
+    if len(set(axes)) < len(axes):
+        raise ValueError(accepted)
+    return None if value is None else tuple(map(int, axes)) if isinstance(value, list | tuple) else int(value)
+
+
+def check_range(name, value, above=-math.inf, below=math.inf):
+    """Return `value` as a tuple of two floats in (above, below), the first below the second."""
+    accepted = f"`{name}` must be a pair (low, high) of numbers in ({above:g}, {below:g}), low < high"
+    received = f"Received: {name}={value!r}"
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise TypeError(f"{accepted}. {received}")
+    if any(isinstance(each, bool) or not isinstance(each, numbers.Real) for each in value):
+        raise TypeError(f"{accepted}. {received}")
+    if not above < value[0] < value[1] < below:
+        raise ValueError(f"{accepted}. {received}")
+    return float(value[0]), float(value[1])
+
+
 def check_optional(check, name, value, *args, **kwargs):
     """Return None if `value` is None, else `check(name, value, ...)`."""
     return None if value is None else check(name, value, *args, **kwargs)

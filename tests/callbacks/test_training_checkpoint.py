@@ -556,7 +556,9 @@ def test_it_leaves_nothing_behind(tmp_path):
 def test_what_can_never_be_written_is_refused_at_once(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="`directory` must be a folder"):
-        cases.small_model().fit(*cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "file", verbose=0)])
+        cases.small_model().fit(
+            *cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "file", verbose=0)]
+        )
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(ImportError, match=r"safetensors: pip install 'tf-tricks\[checkpoints\]'"):
         TrainingCheckpoint(tmp_path / "a")
@@ -640,7 +642,9 @@ def test_a_child_of_a_running_fit_can_be_terminated(tmp_path):
             os.kill(child, signal.SIGTERM)
             status.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    cases.small_model().fit(*cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "a", verbose=0), Forks()])
+    cases.small_model().fit(
+        *cases.arrays(), verbose=0, callbacks=[TrainingCheckpoint(tmp_path / "a", verbose=0), Forks()]
+    )
     assert status == [7]  # at once, by the way of SystemExit
 
 
@@ -664,4 +668,6 @@ def test_a_signal_is_acted_on_after_a_step_also_where_nobody_knows_the_length_of
 def test_a_signal_after_the_last_epoch_is_not_lost(tmp_path):
     kill = keras.callbacks.LambdaCallback(on_train_end=lambda logs: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit, match="143"):
-        cases.small_model().fit(*cases.arrays(), verbose=0, callbacks=[kill, TrainingCheckpoint(tmp_path / "a", verbose=0)])
+        cases.small_model().fit(
+            *cases.arrays(), verbose=0, callbacks=[kill, TrainingCheckpoint(tmp_path / "a", verbose=0)]
+        )

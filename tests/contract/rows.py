@@ -260,6 +260,35 @@ def _scaled(**arguments):
     return ScaledLearningRate(**{"schedule": decay, "factor": 0.1, **arguments})
 
 
+def _residual():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(4, activation="relu")(inputs)
+    return {"model": keras.Model(inputs, inputs + keras.layers.Dense(4)(hidden))}
+
+
+def _model_and_batch():
+    x = np.random.default_rng(0).normal(size=(64, 2)).astype("float32")
+    return {"model": _model(), "x": x}
+
+
+def _signals(**arguments):
+    return tf_tricks.debug.signal_propagation(**_model_and_batch(), **arguments)
+
+
+_SEED = "None, an int or a keras.random.SeedGenerator"
+_LSUV_BAD = [
+    ("model", 3, TypeError, _A_MODEL),
+    ("tolerance", 0.0, ValueError, "(0, inf)"),
+    ("max_divisions", 0, ValueError, _AT_LEAST_1),
+    ("orthonormal", 1, TypeError, _YES_NO),
+    ("seed", "one", TypeError, _SEED),
+]
+_SIGNAL_BAD = [
+    ("model", 3, TypeError, _A_MODEL),
+    ("bypass", "BatchNormalization", TypeError, "a layer class"),
+]
+
 _CALLBACKS = {
     "EarlyStopping": Row(
         _early_stopping,
@@ -308,10 +337,17 @@ _CALLBACKS = {
 }
 _FUNCTIONS = {
     "describe": Row(sections=("Args", "Returns", "Raises", "Example"), bad=_FILE_BAD, arguments=_file),
+    "lsuv": Row(sections=("Returns", *ALL_SECTIONS), bad=_LSUV_BAD, any_value=("x",), arguments=_model_and_batch),
     "latest": Row(sections=("Args", "Raises", "Example"), bad=_LATEST_BAD, arguments=_folder),
     "restore": Row(sections=("Returns", *ALL_SECTIONS), bad=_RESTORE_BAD, arguments=_file_and_model),
     "save": Row(sections=ALL_SECTIONS, bad=_SAVE_BAD, any_value=("metadata",), arguments=_file_and_model),
+    "signal_propagation": Row(
+        sections=("Returns", *ALL_SECTIONS), bad=_SIGNAL_BAD, any_value=("x", "y"), arguments=_model_and_batch
+    ),
     "verify": Row(sections=("Args", "Raises", "Example"), bad=_FILE_BAD, arguments=_file),
+    "zero_init_residual": Row(
+        sections=("Returns", *ALL_SECTIONS), bad=[("model", 3, TypeError, _A_MODEL)], arguments=_residual
+    ),
 }
 _OTHERS = {
     "DamagedCheckpoint": Row(lambda: tf_tricks.checkpoints.DamagedCheckpoint("cut short"), ("Example",)),
@@ -320,10 +356,14 @@ _OTHERS = {
     "NonFiniteReport": Row(_report, ("Args", "Example")),
     "RestoreReport": Row(_restore_report, ("Args", "Example")),
     "ScaledLearningRate": Row(_scaled, ("Args", "Example"), [{"factor": 2.0}]),
+    "SignalPropagation": Row(_signals, ("Attributes", "Example")),
     "Snapshot": Row(_snapshot, ALL_SECTIONS),
     "__version__": Row(),
     "callbacks": Row(),
     "checkpoints": Row(),
+    "debug": Row(),
+    "initializers": Row(),
+    "layers": Row(),
 }
 ROWS = {**_CALLBACKS, **_FUNCTIONS, **_OTHERS}
 CALLBACKS, FUNCTIONS = sorted(_CALLBACKS), sorted(_FUNCTIONS)

@@ -1,0 +1,233 @@
+"""Unit variance of each layer's pre-activations, counted again in NumPy, on every kind of model."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tricks.initializers import lsuv
+
+ops, layers = keras.ops, keras.layers
+X = (3.0 * np.random.default_rng(0).normal(size=(256, 12)) + 5).astype("float32")
+
+
+def state(model):
+    """All variables as arrays, by path."""
+    return {v.path: np.array(ops.convert_to_numpy(v)) for v in model.variables}
+
+
+def plain(activation="relu"):
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.Dense(32, activation=activation, kernel_initializer="zeros"),  # orthonormal ones take their place
+            layers.Dense(16, activation=activation, bias_initializer="ones"),
+            layers.Dense(8),
+        ]
+    )
+    model.layers[1].kernel.assign(100 * model.layers[1].kernel)
+    return model
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+@pytest.mark.parametrize(("activation", "f"), [("relu", relu), ("tanh", np.tanh)])
+def test_pre_activations_of_all_layers_have_unit_variance(activation, f):
+    model = plain(activation)
+    report = lsuv(model, X, seed=1)
+    (w1, b1), (w2, b2), (w3, b3) = (layer.get_weights() for layer in model.layers)
+    z1 = X @ w1 + b1
+    z2 = f(z1) @ w2 + b2
+    z3 = f(z2) @ w3 + b3
+    for z, row in zip((z1, z2, z3), report.rows, strict=True):
+        assert z.std() == pytest.approx(1, abs=0.05)
+        assert row.stddev == pytest.approx(z.std(), rel=1e-4)
+        assert row.converged
+    assert [row.kernel for row in report.rows] == [layer.kernel.path for layer in model.layers]
+    assert report.skipped == []
+    for w in (w1, w2, w3):  # orthonormal but for their scale
+        gram = w.T @ w if w.shape[0] >= w.shape[1] else w @ w.T
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-4 * gram[0, 0])
+    np.testing.assert_array_equal(b2, np.ones(16))
+    assert report.rows[0].stddev_before == 0
+
+
+def test_directions_may_be_kept():
+    model = plain()
+    model.layers[0].kernel.assign(np.random.default_rng(1).normal(size=(12, 32)))
+    before = [
+        layer.kernel.numpy() if hasattr(layer.kernel, "numpy") else layer.get_weights()[0] for layer in model.layers
+    ]
+    lsuv(model, X, orthonormal=False)
+    for layer, old in zip(model.layers, before, strict=True):
+        ratio = layer.get_weights()[0] / old
+        np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.first, self.twice, self.out = layers.Dense(16), layers.Dense(16, activation="tanh"), layers.Dense(3)
+
+    def call(self, inputs):
+        return self.out(self.twice(self.twice(self.first(inputs))))
+
+
+class Scaled(layers.Layer):
+    """A layer of one's own, with one matrix that has a name of its own."""
+
+    def build(self, input_shape):
+        self.mixing = self.add_weight(shape=(input_shape[-1], 5), initializer="ones", name="mixing")
+
+    def call(self, inputs):
+        return ops.matmul(inputs, self.mixing)
+
+
+def images():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(8, 3, activation="relu", padding="same"),
+            layers.BatchNormalization(),
+            layers.SeparableConv2D(8, 3, activation="gelu"),
+            layers.DepthwiseConv2D(3),
+            layers.Dropout(0.3, seed=1),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    return model, np.random.default_rng(0).normal(size=(32, 8, 8, 3)).astype("float32"), 4
+
+
+def tokens():
+    inputs = keras.Input((6,), dtype="int32")
+    x = layers.Embedding(20, 16)(inputs)
+    x = x + layers.MultiHeadAttention(2, 8)(x, x)
+    x = layers.LSTM(8)(x)
+    return keras.Model(inputs, layers.Dense(2)(x)), np.random.default_rng(0).integers(0, 20, (32, 6)), 5
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((12,)), layers.Dense(12), Scaled()])
+    inputs = {"a": keras.Input((12,), name="a"), "b": keras.Input((12,), name="b")}
+    outputs = layers.Dense(2)(layers.Concatenate()([inner(inputs["a"]), inner(inputs["b"])]))
+    return keras.Model(inputs, outputs), {"a": X, "b": 2 * X}, 3
+
+
+def unbuilt():
+    return keras.Sequential([layers.Dense(16), layers.Dense(3)]), X, 2
+
+
+KINDS = {"images": images, "tokens": tokens, "nested": nested, "unbuilt": unbuilt}
+KINDS["subclassed"] = lambda: (Subclassed(), X, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_model(kind):
+    model, x, count = KINDS[kind]()
+    model.compile("adam", "mse")
+    door, built = keras.Operation.__call__, model.built
+    before = state(model)
+    report = lsuv(model, x, seed=2)
+    assert len(report.rows) == count
+    assert all(row.converged and abs(row.stddev - 1) <= 0.05 for row in report.rows), str(report)
+    assert keras.Operation.__call__ is door
+    changed = {row.kernel for row in report.rows}
+    if built:
+        after = state(model)
+        assert all(np.array_equal(before[path], after[path]) == (path not in changed) for path in before)
+    if kind == "tokens":
+        assert [path.split("/")[-2:] for path in report.skipped] == [
+            [model.layers[1].name, "embeddings"],
+            ["lstm_cell", "kernel"],
+            ["lstm_cell", "recurrent_kernel"],
+        ]
+    activations = [
+        layer.activation.__name__ for layer in model.layers if getattr(layer, "activation", None) is not None
+    ]
+    assert (
+        activations
+        == {
+            "images": ["relu", "gelu", "linear", "linear"],
+            "tokens": ["tanh", "linear"],
+            "nested": ["linear"],
+            "unbuilt": ["linear", "linear"],
+            "subclassed": ["linear", "tanh", "linear"],
+        }[kind]
+    )
+    out = model(x)  # still runs
+    assert np.isfinite(ops.convert_to_numpy(out)).all()
+
+
+def test_it_leaves_what_the_user_had_when_the_model_raises():
+    class Raises(layers.Layer):
+        def call(self, inputs):
+            raise RuntimeError("no")
+
+    first, normalisation = layers.Dense(4, activation="relu"), layers.BatchNormalization()
+    model = keras.Sequential([first, normalisation, Raises()])
+    first.build((None, 12))
+    normalisation.build((None, 4))
+    door = keras.Operation.__call__
+    with pytest.raises(RuntimeError, match="no"):
+        lsuv(model, X)
+    assert keras.Operation.__call__ is door
+    assert first.activation is keras.activations.relu
+    np.testing.assert_array_equal(ops.convert_to_numpy(normalisation.moving_mean), 0)
+
+
+def test_seeds():
+    models = [plain() for _ in range(3)]
+    for model, seed in zip(models, (1, 1, 2), strict=True):
+        lsuv(model, X, seed=seed)
+    first, same, other = (model.layers[1].get_weights()[0] for model in models)
+    np.testing.assert_array_equal(first, same)
+    assert not np.array_equal(first, other)
+    square = keras.Sequential([keras.Input((12,)), layers.Dense(12), layers.Dense(12)])
+    lsuv(square, X, seed=1)
+    one, two = (layer.get_weights()[0] / layer.get_weights()[0].std() for layer in square.layers)
+    assert not np.allclose(one, two, atol=0.1)
+
+
+def test_mixed_precision_keeps_single_precision_kernels():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = keras.Sequential([keras.Input((12,)), layers.Dense(16, kernel_initializer="he_normal")])
+    before = model.layers[0].get_weights()[0]
+    report = lsuv(model, X, orthonormal=False)
+    after = model.layers[0].get_weights()[0]
+    assert report.rows[0].converged
+    np.testing.assert_allclose(after / before, (after / before)[0, 0], rtol=1e-6)
+
+
+def test_what_cannot_be_scaled_is_reported():
+    model = plain()
+    report = lsuv(model, np.zeros((8, 12), "float32"))
+    assert [row.converged for row in report.rows] == [False, False, True]  # there is a bias before the last one
+    text = str(report)
+    assert text.splitlines()[0].split("  ")[0] == "kernel" and "False" in text
+    slow = keras.Sequential(
+        [keras.Input((12,)), layers.Dense(4, bias_initializer=keras.initializers.RandomNormal(5.0))]
+    )
+    assert lsuv(slow, X, max_divisions=1).rows[0].divisions == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "pattern"),
+    [
+        ({"model": "model"}, TypeError, "`model` must be a keras.Model. Received: model='model'"),
+        ({"tolerance": 0}, ValueError, r"`tolerance` must lie in \(0, inf\)"),
+        ({"max_divisions": 0}, ValueError, "`max_divisions` must be an int >= 1"),
+        ({"orthonormal": 1}, TypeError, "`orthonormal` must be True or False"),
+        ({"seed": "a"}, TypeError, "`seed` must be None, an int or"),
+    ],
+)
+def test_bad_arguments(arguments, error, pattern):
+    with pytest.raises(error, match=pattern):
+        lsuv(**{"model": plain(), "x": X, **arguments})
+
+
+def test_a_model_without_kernels():
+    model = keras.Sequential([keras.Input((12,)), layers.BatchNormalization()])
+    with pytest.raises(ValueError, match="`model` must have a kernel in a layer that runs eagerly"):
+        lsuv(model, X)

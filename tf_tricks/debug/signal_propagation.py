@@ -1,0 +1,162 @@
+"""Does the signal reach the last layer, and the gradient the first one?"""
+
+import dataclasses
+import inspect
+import math
+
+import keras
+
+from tf_tricks._checks import check_instance
+from tf_tricks.debug._layer_signals import bypassed, layer_signals
+from tf_tricks.initializers._table import text_table
+
+FACTOR = 20  # by how much the stddev of a layer has to differ from that of the first one (gradient: of the last one)
+ALIKE = 0.02  # share of the stddev that the samples make, below which they all look the same
+
+
+@dataclasses.dataclass
+class SignalPropagation:
+    """What goes through each layer; `print` shows the table and the verdict.
+
+    Attributes:
+        rows: list of `LayerSignal`s (layer, mean, stddev, sample_stddev, zeros, saturated, gradient_stddev,
+            has_kernel), one for each call of an innermost layer, in the order of the forward pass.
+        verdict: str, "healthy" or what is wrong and from which layer on.
+        without_batch_norm: None, or the `SignalPropagation` of the same model with its batch normalisation (or what
+            `bypass` names) left out.
+    Example:
+        >>> print(signal_propagation(model, x).verdict)
+        healthy: the stddev of the layers' outputs stays within a factor of 20
+    """
+
+    rows: list
+    verdict: str
+    without_batch_norm: "SignalPropagation | None" = None
+
+    def __str__(self):
+        headings = ["layer", "mean", "stddev", "over samples", "zeros", "saturated", "gradient stddev"]
+        cells = [row[:4] + (_percent(row.zeros), _percent(row.saturated), row.gradient_stddev) for row in self.rows]
+        if all(row.gradient_stddev is None for row in self.rows):
+            headings, cells = headings[:-1], [row[:-1] for row in cells]
+        return f"{text_table(headings, cells)}\n{self.verdict}"
+
+    def plot(self, path=None):
+        """Draw stddev, gradient and zeros over the layers, also without batch normalisation.
+
+        Args:
+            path: None or the file to write the picture to.
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        from tf_tricks.debug.signal_propagation_plot import draw
+
+        return draw(self, path)
+
+
+def signal_propagation(model, x, y=None, bypass=keras.layers.BatchNormalization):
+    """Mean, stddev, zeros and saturation of each layer's output, the gradient that arrives there, and what it means.
+
+    Runs one batch as training would (dropout on, batch statistics), at initialisation or at any time later, and once
+    more with every batch normalisation bypassed: normalisation makes any initialisation look healthy, and what it hides
+    shows in the gradients, in inference, and when it is removed. Weights, statistics, optimizer, metrics and random
+    states stay as they are, to the bit. Eager, on every backend; a model that is not built is built.
+
+    The gradient is that of the compiled loss with respect to the layer's *output*: unlike the one of the kernel it
+    has the same meaning for each kind of layer. The verdict looks at the layers with kernels: the signal vanishes or
+    explodes where the stddev of the outputs leaves the first layer's by a factor of 20 and does not come back, the
+    last layer not counted; the gradient likewise, on its way back from the last layer but one. The samples are alike
+    where they make less than 2 % of the stddev.
+
+    Args:
+        model: keras.Model; compiled if `y` is given.
+        x: one batch as `model` takes it, preprocessed as in training.
+        y: None, or the targets of the batch: adds the gradients.
+        bypass: layer class or tuple of them, the normalisations that the second run leaves out. They must return
+            what has the shape of their input.
+    Returns:
+        A `SignalPropagation`; `print` it, or `.plot()` it.
+    Raises:
+        TypeError, ValueError: an argument is no model or class; `y` is given and the model is not compiled, or the loss
+            cannot be computed.
+    Reference:
+        Glorot and Bengio (2010), section 4.2 (stddev of activations and gradients per layer); Schoenholz et al. (2017),
+        Deep Information Propagation, arXiv:1611.01232, sections 3 and 4; Zhang, Dauphin and Ma (2019), Fixup,
+        arXiv:1901.09321, section 2 (what normalisation hides).
+    Example:
+        >>> result = signal_propagation(model, x, y)
+        >>> [row.layer.partition("_")[0] for row in result.rows], result.without_batch_norm
+        (['dense', 'dense'], None)
+    """
+    check_instance("model", model, keras.Model, "a keras.Model")
+    classes = bypass if isinstance(bypass, tuple) else (bypass,)
+    if not classes or not all(inspect.isclass(cls) and issubclass(cls, keras.layers.Layer) for cls in classes):
+        raise TypeError(f"`bypass` must be a layer class or a tuple of them. Received: bypass={bypass!r}")
+    if y is not None and not model.compiled:
+        raise ValueError("`y` must be None for a model that is not compiled. Received: y=" + type(y).__name__)
+    x, y = (data if data is None else keras.tree.map_structure(keras.ops.convert_to_tensor, data) for data in (x, y))
+    if not all(layer.built for layer in [model, *model.layers]):
+        model(x)
+    rows, layers = layer_signals(model, x, y)
+    normalisations = list({id(layer): layer for layer in layers if isinstance(layer, classes)}.values())
+    verdict, without = judge(rows), None
+    if normalisations:
+        with bypassed(normalisations):
+            others, layers = layer_signals(model, x, y)
+        kept = [row for row, layer in zip(others, layers, strict=True) if not isinstance(layer, classes)]
+        without = SignalPropagation(kept, judge(kept))
+        if "the signal" not in verdict and not is_healthy(without.verdict):
+            verdict += f". Normalisation hides a bad initialisation: without it {without.verdict}"
+    return SignalPropagation(rows, verdict, without)
+
+
+def is_healthy(verdict):
+    return verdict.startswith("healthy")
+
+
+def judge(rows):
+    """The verdict on a list of `LayerSignal`s."""
+    layers = [row for row in rows if row.has_kernel] or list(rows)
+    faults = []
+    names = [row.layer for row in layers]
+    signal = _drift([row.stddev for row in layers])
+    if signal is not None:
+        faults.append(f"the signal {signal[0]} from `{names[signal[1]]}` on")
+    backwards = [row for row in reversed(layers) if row.gradient_stddev is not None]
+    # The output layer comes first on the way back, and its gradient is that of the loss: not counted.
+    gradient = _drift([row.gradient_stddev for row in backwards[1:]], count_last=True)
+    if gradient is not None:
+        faults.append(f"the gradient {gradient[0]} on its way back, from `{backwards[1 + gradient[1]].layer}` on")
+    alike = _first_of_the_rest([row.sample_stddev < ALIKE * row.stddev for row in layers])
+    if alike is not None and signal is None:
+        faults.append(f"all samples look alike from `{names[alike]}` on")
+    if faults:
+        return "; ".join(faults)
+    quantities = "outputs" if not backwards else "outputs and of their gradients"
+    return f"healthy: the stddev of the layers' {quantities} stays within a factor of {FACTOR}"
+
+
+def _drift(stddevs, count_last=False):
+    """("vanishes" | "explodes", position from which on) of a list of stddevs, or None."""
+    broken = next((i for i, value in enumerate(stddevs) if not math.isfinite(value)), None)
+    if broken is not None:
+        start = _first_of_the_rest([value > FACTOR * stddevs[0] for value in stddevs[:broken]])
+        return "explodes", broken if start is None else start
+    counted = stddevs if count_last or len(stddevs) < 3 else stddevs[:-1]
+    reference = counted[0] if counted else 0.0
+    small = _first_of_the_rest([value * FACTOR < reference or value == 0 for value in counted])
+    large = _first_of_the_rest([value > FACTOR * reference for value in counted])
+    if small is not None:
+        return "vanishes", small
+    return None if large is None else ("explodes", large)
+
+
+def _first_of_the_rest(flags):
+    """Where the run of True begins that lasts until the end; None if the last one is not True."""
+    start = None
+    for i, flag in enumerate(flags):
+        start = None if not flag else i if start is None else start
+    return start
+
+
+def _percent(share):
+    return None if share is None else f"{100 * share:.3g} %"

@@ -1,0 +1,69 @@
+"""See, and answer, every layer call of an eager run, on every backend, whatever kind of model it is.
+
+`keras.Operation.__call__` is the one door that layers go through, after they are built and before their `call`. It is
+replaced while the `with` block lasts, so nothing has to be found in or attached to the user's model.
+"""
+
+import contextlib
+import threading
+
+import keras
+
+from tf_tricks._backend import BACKEND, jax, torch
+
+
+@contextlib.contextmanager
+def answered_by(answer):
+    """Let `answer(layer, call)` return the outputs of each layer call; `call()` gives those of the layer itself.
+
+    `call` may be made several times. Calls on symbols, inside of a traced function and of other threads are left alone.
+    """
+    original, own_thread = keras.Operation.__call__, threading.get_ident()
+
+    def __call__(operation, *args, **kwargs):
+        is_layer = isinstance(operation, keras.layers.Layer)
+        if not is_layer or threading.get_ident() != own_thread or not are_concrete((args, kwargs)):
+            return original(operation, *args, **kwargs)
+        return answer(operation, lambda: original(operation, *args, **kwargs))
+
+    keras.Operation.__call__ = __call__
+    try:
+        yield
+    finally:
+        keras.Operation.__call__ = original
+
+
+def are_concrete(structure):
+    """Do all tensors in `structure` have values now?"""
+    return all(_is_concrete(x) for x in keras.tree.flatten(structure) if hasattr(x, "dtype"))
+
+
+def _is_concrete(x):
+    if isinstance(x, keras.KerasTensor):
+        return False
+    if BACKEND == "jax":
+        return not isinstance(x, jax.core.Tracer)
+    if BACKEND == "torch":
+        return not torch.is_tensor(x) or x.device.type != "meta"
+    return not keras.ops.is_tensor(x) or not hasattr(x, "graph") or hasattr(x, "numpy")
+
+
+def to_numpy(x):
+    """The values of a tensor as a float32 or float64 array."""
+    array = keras.ops.convert_to_numpy(keras.ops.stop_gradient(x))
+    return array if array.dtype == "float64" else array.astype("float32")
+
+
+def without_gradients():
+    """Torch records each operation for a backward pass, and keeps all tensors for it, unless told not to."""
+    return torch.no_grad() if torch else contextlib.nullcontext()
+
+
+def inference_or_training(model, x, training):
+    """Run `model` on `x`; a model whose `call` takes no `training` is run without it."""
+    try:
+        return model(x, training=training)
+    except TypeError as error:
+        if "training" not in str(error):
+            raise
+        return model(x)

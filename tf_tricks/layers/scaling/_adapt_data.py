@@ -1,0 +1,122 @@
+"""Any data that a user may give to `adapt`, as NumPy batches of its features, one at a time."""
+
+import time
+
+import keras
+import numpy as np
+
+BLOCK = 1 << 22  # values of an array that are looked at together: 16 MiB of float32
+ROWS = 1024  # rows of an unbatched tf.data.Dataset that are looked at together
+QUIET = 3.0  # seconds before a progress bar appears
+
+ACCEPTED = (
+    "a NumPy array, a tensor, a tf.data.Dataset, a keras.utils.PyDataset, a DataLoader, an iterable of batches, or a "
+    "dict of arrays"
+)
+
+
+def batches_of(data):
+    """Yield the features of `data` batch by batch: NumPy arrays, or dicts of them for a dict of features.
+
+    Labels and sample weights are dropped: of a batch that is a tuple (or a list of arrays) only the first entry counts.
+    An array is cut into views of its rows, so nothing of it is copied here.
+
+    Raises:
+        TypeError: `data` is nothing of the kind.
+        ValueError: an array has no batch axis.
+    """
+    if isinstance(data, dict):
+        for name, column in data.items():
+            for block in _blocks(column if is_array(column) else np.asarray(column)):
+                yield {name: block}
+    elif is_array(data):
+        yield from _blocks(data)
+    elif isinstance(data, list | tuple) and not any(_holds_arrays(each) for each in data):
+        yield from _blocks(np.asarray(data))
+    elif isinstance(data, keras.utils.PyDataset):
+        position = 0
+        while data.num_batches is None or position < data.num_batches:
+            yield _features(data[position])
+            position += 1
+    elif hasattr(data, "as_numpy_iterator"):
+        for batch in _batched(data).as_numpy_iterator():
+            yield _features(batch)
+    elif hasattr(data, "__iter__"):
+        for batch in data:
+            yield _features(batch)
+    else:
+        raise TypeError(f"`data` must be {ACCEPTED}. Received: data={data!r}")
+
+
+def count_batches(data, steps):
+    """How many batches `batches_of(data)` yields, if that is known; at most `steps`."""
+    if hasattr(data, "as_numpy_iterator"):
+        found = int(_batched(data).cardinality())
+        found = found if found >= 0 else None
+    elif isinstance(data, keras.utils.PyDataset):
+        found = data.num_batches
+    elif is_array(data):
+        found = len(range(0, len(data), _rows(data)))
+    else:
+        found = None  # the length of a list of numbers is not its number of batches
+    return min((each for each in (found, steps) if each is not None), default=None)
+
+
+def with_progress(batches, total, verbose):
+    """Yield what `batches` yields; from `QUIET` seconds on, show a progress bar if `verbose`."""
+    bar, shown = keras.utils.Progbar(total, verbose=1), False
+    begin, number = time.monotonic(), 0
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        if verbose and time.monotonic() - begin > QUIET:
+            bar.update(number, finalize=False)
+            shown = True
+    if shown:
+        bar.update(number, finalize=True)
+
+
+def is_array(x):
+    return hasattr(x, "shape") and (keras.ops.is_tensor(x) or hasattr(x, "__array__"))
+
+
+def to_numpy(x):
+    """`x` as a NumPy array of a dtype that NumPy itself knows; a masked array stays one."""
+    x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else np.asanyarray(x)
+    return x.astype("float32") if x.dtype.kind == "V" else x  # bfloat16 and the like
+
+
+def _rows(array):
+    return max(1, BLOCK // max(1, int(np.prod(array.shape[1:]))))
+
+
+def _blocks(array):
+    if len(array.shape) == 0:
+        raise ValueError(f"`data` must have a batch axis. Received: data={array!r}")
+    rows = _rows(array)
+    for start in range(0, len(array), rows):
+        yield to_numpy(array[start : start + rows])
+
+
+def _holds_arrays(batch):
+    if isinstance(batch, list | tuple):
+        return any(_holds_arrays(each) for each in batch)
+    return isinstance(batch, dict) or (is_array(batch) and len(batch.shape) > 0)
+
+
+def _features(batch):
+    if isinstance(batch, list | tuple) and any(_holds_arrays(each) for each in batch):
+        batch = batch[0]
+    if isinstance(batch, dict):
+        return {name: to_numpy(column) for name, column in batch.items()}
+    return to_numpy(batch)
+
+
+def _batched(dataset):
+    """A tf.data.Dataset of batches: elements that are single rows are put together, as Keras does it."""
+    spec = dataset.element_spec
+    spec = spec[0] if isinstance(spec, tuple) else spec
+    if isinstance(spec, dict):
+        single = all(each.shape.rank == 0 for each in spec.values())
+    else:
+        single = spec.shape.rank == 0 or (spec.shape.rank == 1 and spec.shape[0] is not None)
+    return dataset.batch(ROWS) if single else dataset

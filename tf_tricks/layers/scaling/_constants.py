@@ -1,0 +1,61 @@
+"""The numbers that a scaling layer applies: float64 values, kept in float32 weights without losing a digit."""
+
+import concurrent.futures
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+
+class Split(NamedTuple):
+    """A float64 number as the sum of two float32 numbers, so that it can be taken off a float32 number exactly.
+
+    A single float32 knows a mean of 1e8 to 8. Where float64 is at hand, `high` is all of it and `low` is 0.
+    """
+
+    high: object
+    low: object
+
+    def subtracted_from(self, x):
+        return (x - self.high) - self.low
+
+    def added_to(self, x):
+        return (x + self.low) + self.high
+
+
+def split(value):
+    """A float64 array as three float32 ones, along a new first axis, that add up to it exactly."""
+    rest, parts = np.asarray(value, "float64"), []
+    for _ in range(3):
+        parts.append(rest.astype("float32"))
+        rest = rest - parts[-1]
+    return np.stack(parts)
+
+
+def reciprocal(xp, x):
+    """1 / x, and 0 where x is 0: what is divided by the width of a constant feature comes out as 0."""
+    some = x > 0
+    return xp.where(some, 1 / xp.where(some, x, xp.cast(1, x.dtype)), xp.cast(0, x.dtype))
+
+
+def check_constant(name, value, axis, minimum=-np.inf):
+    """Return a number, or a list of numbers for the features, as a float64 array; `minimum` itself is allowed."""
+    try:
+        array = np.asarray(value, "float64")
+    except (TypeError, ValueError):
+        raise TypeError(f"`{name}` must be a number or an array of numbers. Received: {name}={value!r}") from None
+    if not np.isfinite(array).all() or not (array >= minimum).all():
+        raise ValueError(
+            f"`{name}` must be finite{'' if minimum < 0 else f' and >= {minimum:g}'}. Received: {name}={value!r}"
+        )
+    if array.ndim > (0 if axis is None else 1 if isinstance(axis, int) else len(axis)):
+        raise ValueError(
+            f"`{name}` must have at most one axis for each entry of axis={axis!r}. Received: {name}={value!r}"
+        )
+    return array
+
+
+def value_outside_of_tracing(variable):
+    """The value of a variable as NumPy, also while a step is traced: a thread of its own is in nobody's trace."""
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return np.array(thread.submit(keras.ops.convert_to_numpy, variable).result())

@@ -1,0 +1,191 @@
+"""Look at each feature and choose how to scale it."""
+
+import math
+from typing import NamedTuple
+
+import keras
+import numpy as np
+
+from tf_tricks.layers.scaling._constants import reciprocal
+from tf_tricks.layers.scaling._scaling_layer import ScalingLayer
+from tf_tricks.layers.scaling.tanh_scale import GRID, LARGEST, size_quantile
+
+LINEAR, LOG, TANH = range(3)  # the formulas
+MANY_ORDERS = 1000  # 95 % quantile of the sizes over their 5 % one; 31 for a normal distribution around 0
+SOME_ORDERS = 10  # the same: from here on, a long tail is part of the distribution rather than a few outliers
+HEAVY_TAIL = 30  # largest distance from the median over the typical one; 7 for a million normal values
+NARROW = 0.1  # standard deviation below which values within [-1, 1] are scaled all the same
+AT = 0.9  # where nine tenths of the values lie in a tanh
+
+
+class Choice(NamedTuple):
+    """What `AutoScale` does with one feature, and why.
+
+    Attributes:
+        feature: str, its index, with the name before it in a dict of features.
+        method: "zero" | "as is" | "log" | "tanh" | "standardize".
+        reason: str.
+        mean, stddev, minimum, maximum: float, of the training data, in the unit of the feature.
+        missing: int, how many values were missing.
+    """
+
+    feature: str
+    method: str
+    reason: str
+    mean: float
+    stddev: float
+    minimum: float
+    maximum: float
+    missing: int
+
+
+class Choices(tuple):
+    """A tuple of `Choice`, one for each feature; `print` shows a table."""
+
+    def __str__(self):
+        rows = [(*each[:3], *(f"{value:.4g}" for value in each[3:7]), str(each.missing)) for each in self]
+        rows = [Choice._fields, *rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def choose(low, high, stddev, quantiles):
+    """Return (method, reason) for one feature.
+
+    Args:
+        low, high, stddev: floats, minimum, maximum and standard deviation.
+        quantiles: array (len(GRID),), its quantiles at GRID.
+    """
+    if low == high:
+        return "zero", "constant"
+    bounded = -1 <= low and high <= 1
+    if bounded and np.isin(quantiles, (low, high)).mean() > 0.999:
+        return "as is", "binary"
+    if bounded and stddev >= NARROW:
+        return "as is", "within [-1, 1]"
+    sizes, distances = np.abs(quantiles), np.abs(quantiles - quantiles[len(GRID) // 2])
+    smallest, largest = np.quantile(sizes[sizes > 0], [0.05, 0.95])
+    orders = f"|x| over {math.log10(largest / smallest):.1f} orders of magnitude"
+    if largest > MANY_ORDERS * smallest:
+        return "log", orders
+    tail = distances.max() / np.median(distances[distances > 0])
+    if tail > HEAVY_TAIL:
+        reason = f"heavy tail: {tail:.0f} times the typical distance from the median"
+        one_sided = low >= 0 or high <= 0
+        return ("log", f"{reason}; {orders}") if one_sided and largest > SOME_ORDERS * smallest else ("tanh", reason)
+    return "standardize", "no heavy tail"
+
+
+def choices_from(statistics, name=None):
+    """The `Choices` for all features of a `Statistics` with moments and quantiles."""
+    moments, quantiles = statistics.moments, statistics.quantiles.quantile(GRID)
+    found = []
+    for i in range(statistics.features):
+        low, high, mean, stddev = (
+            float(each[i]) for each in (moments.minimum, moments.maximum, moments.mean, moments.stddev)
+        )
+        feature = str(i) if name is None else f"{name}[{i}]"
+        method, reason = choose(low, high, stddev, quantiles[:, i])
+        found.append(Choice(feature, method, reason, mean, stddev, low, high, int(moments.missing[i])))
+    return Choices(found)
+
+
+def auto_scale(xp, x, formula, center, scale, log_mean, log_stddev):
+    linear = center.subtracted_from(x) * reciprocal(xp, scale.high)
+    log = (xp.sign(linear) * xp.arcsinh(xp.abs(linear)) - log_mean.high) / log_stddev.high
+    return xp.where(formula.high == LOG, log, xp.where(formula.high == TANH, xp.tanh(linear), linear))
+
+
+def auto_unscale(xp, y, formula, center, scale, log_mean, log_stddev):
+    zero = xp.cast(0, y.dtype)  # for a formula that is not the one: no overflow
+    log = xp.sinh(xp.where(formula.high == LOG, y * log_stddev.high + log_mean.high, zero))
+    largest = LARGEST[keras.backend.standardize_dtype(y.dtype)]
+    tanh = xp.arctanh(xp.where(formula.high == TANH, xp.clip(y, -largest, largest), zero))
+    linear = xp.where(formula.high == LOG, log, xp.where(formula.high == TANH, tanh, y))
+    return center.added_to(linear * scale.high)
+
+
+@keras.saving.register_keras_serializable(package="tf_tricks")
+class AutoScale(ScalingLayer):
+    """Scale each feature as its training data suggests, and say why.
+
+    `adapt` prints and returns a table. In this order: a constant feature becomes 0; a binary one and one within [-1, 1]
+    stay as they are; one over many orders of magnitude, or with a long one-sided tail, becomes the `asinh` of it over
+    its median size, standardized; one with a heavy tail otherwise becomes `tanh((x - median) / C)`, nine tenths of it
+    within +-0.9; any other one is standardized. The limits are at the top of this module.
+
+    Afterwards it is a layer like the others: files hold the choices, `inverse` undoes them (a constant feature gets its
+    value back; where tanh has reached 1, inputs cannot be told apart).
+
+    Args:
+        axis: int, tuple of int or None, the axes that keep their own choice for each index; None: one for all values.
+        kwargs: `name`, `dtype` and so on, as any layer has them.
+    Shape:
+        `(batch, ...)` of any real dtype -> same shape, compute dtype, dimensionless.
+    Raises:
+        TypeError, ValueError: an argument is out of range; in a call: the layer has no statistics yet.
+    Reference:
+        LeCun, Bottou, Orr and Mueller (1998), Efficient BackProp, section 4.3; Burbidge, Magee and Robb (1988), JASA
+        83(401), for `asinh`.
+    Example:
+        >>> layer = AutoScale()
+        >>> data = np.stack([np.ones(99), np.arange(99) % 2, np.arange(99), 1.2 ** np.arange(99)], axis=1)
+        >>> [choice.method for choice in layer.adapt(data, verbose=0)]
+        ['zero', 'as is', 'standardize', 'log']
+    """
+
+    kinds = ("moments", "quantiles")
+
+    def adapt(self, data, steps=None, *, reset=True, verbose="auto"):
+        """Choose for each feature, from one pass over `data`.
+
+        Args:
+            data, steps, reset: as every scaling layer has them.
+            verbose: "auto", 0 or 1. The table is printed unless 0.
+        Returns:
+            `Choices`, a tuple of `Choice(feature, method, reason, mean, stddev, minimum, maximum, missing)`.
+        Raises:
+            TypeError, ValueError: as every scaling layer.
+        """
+        super().adapt(data, steps, reset=reset, verbose=verbose)
+        if verbose != 0:
+            print(self.choices)
+        return self.choices
+
+    @property
+    def choices(self):
+        """The table of the last `adapt` or `from_statistics`; None if there was none, as in a loaded model."""
+        if self.statistics is None:
+            return None
+        if not isinstance(self.statistics, dict):
+            return choices_from(self.statistics)
+        return Choices(each for name, stats in self.statistics.items() for each in choices_from(stats, name))
+
+    def constant_shapes(self, features):
+        return dict.fromkeys(("formula", "center", "scale", "log_mean", "log_stddev"), (features,))
+
+    def constants_from(self, statistics):
+        quantiles = statistics.quantiles.quantile(GRID)
+        median, zero = quantiles[len(GRID) // 2], np.zeros(statistics.features)
+        log_scale = size_quantile(quantiles, zero, 0.5)
+        logs = np.arcsinh(np.divide(quantiles, log_scale, out=np.zeros_like(quantiles), where=log_scale > 0))
+        tanh_scale = size_quantile(quantiles, median, AT) / math.atanh(AT)
+        rows = []
+        for i, choice in enumerate(choices_from(statistics)):
+            rows.append(
+                {
+                    "zero": (LINEAR, choice.minimum, 0, 0, 1),
+                    "as is": (LINEAR, 0, 1, 0, 1),
+                    "standardize": (LINEAR, choice.mean, choice.stddev, 0, 1),
+                    "log": (LOG, 0, log_scale[i], logs[:, i].mean(), logs[:, i].std()),
+                    "tanh": (TANH, median[i], tanh_scale[i], 0, 1),
+                }[choice.method]
+            )
+        return dict(zip(self.constant_shapes(0), np.array(rows, "float64").T, strict=True))
+
+    def scale_values(self, xp, x, constants):
+        return auto_scale(xp, x, **constants)
+
+    def unscale_values(self, xp, y, constants):
+        return auto_unscale(xp, y, **constants)
