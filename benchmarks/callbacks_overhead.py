@@ -164,12 +164,16 @@ class ReadsGradients(keras.optimizers.Adam):
 
     def build(self, variables):
         super().build(variables)
-        self.largest = self.add_variable((), name="largest")
+        if BACKEND != "torch":
+            self.largest = self.add_variable((), name="largest")
 
     def apply(self, grads, trainable_variables=None):
         norms = gradients.plain_norms([gradients.dense(each) for each in grads], under_xla=self.under_xla)
         super().apply(grads, trainable_variables)  # the first call builds
-        self.largest.assign(norms.max() if BACKEND == "torch" else keras.ops.max(norms))
+        if BACKEND == "torch":
+            self.largest = norms.max()
+        else:
+            self.largest.assign(keras.ops.max(norms))
 
 
 @contextlib.contextmanager

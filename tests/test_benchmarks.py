@@ -96,3 +96,19 @@ def test_checkpoint_cost_tells_the_stalls_from_the_steps(checkpoint_cost, tmp_pa
 def test_checkpoint_cost_reads_the_peak_of_the_memory(checkpoint_cost, tmp_path, capsys):
     checkpoint_cost.main([*SMALL, "--directory", str(tmp_path), "--peak-of", "TrainingCheckpoint"])
     assert int(capsys.readouterr().out.splitlines()[-1]) > 10e6
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
+)
+def test_initializers_measures_signal_and_training(monkeypatch, tmp_path, capsys):
+    initializers = load("initializers", monkeypatch)
+    output, picture = tmp_path / "initializers.md", tmp_path / "initializers.png"
+    initializers.main(["--quick", "--output", str(output), "--picture", str(picture)])
+    text = output.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    for name in initializers.VARIANTS:
+        signal, training = (line for line in text.splitlines() if line.startswith(f"| {name} |"))
+        assert len(signal.split(" | ")) == 1 + 3 * len(initializers.ACTIVATIONS)
+        assert training.count("%") == len(initializers.ACTIVATIONS)
+    assert picture.stat().st_size > 1000 and keras.__version__ in text

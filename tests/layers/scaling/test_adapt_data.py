@@ -165,8 +165,25 @@ def test_the_progress_bar_appears_on_long_work_only(verbose, seen, monkeypatch, 
 
 
 def test_the_number_of_batches_where_it_is_known():
-    assert _adapt_data.count_batches(tf_dataset(X), None) == 5
-    assert _adapt_data.count_batches(tf_dataset(X, batch=None), None) == 1
-    assert _adapt_data.count_batches(tf_dataset(X).repeat(), None) is None
+    assert _adapt_data.count_batches(tf_dataset(X), None) is None  # they come joined
     assert _adapt_data.count_batches(Rows("x"), 3) == 3
     assert _adapt_data.count_batches(iter(BATCHES), None) is None
+
+
+def test_small_batches_of_tf_data_come_joined_and_steps_count_the_user_s():
+    joined = list(_adapt_data.batches_of(tf_dataset(X)))
+    assert len(joined) == 1
+    np.testing.assert_array_equal(joined[0], X)
+    first = list(_adapt_data.batches_of(tf_dataset(X), steps=2))
+    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(tf_dataset(X).take(2))))
+
+
+def test_tf_data_batches_of_several_shapes_are_not_joined():
+    import tensorflow as tf
+
+    def images():
+        for size in (3, 4):
+            yield np.full((2, size, size, 1), size, "float32")
+
+    dataset = tf.data.Dataset.from_generator(images, output_signature=tf.TensorSpec((None, None, None, 1)))
+    assert [batch.shape for batch in _adapt_data.batches_of(dataset)] == [(2, 3, 3, 1), (2, 4, 4, 1)]

@@ -64,7 +64,7 @@ class ScalingLayer(ConstantsLayer):
         self._refuse_if_given("adapt")
         found = {} if reset else self._statistics_so_far()
         shapes = {}
-        batches = itertools.islice(batches_of(data), steps)
+        batches = itertools.islice(batches_of(data, steps), steps)
         for batch in with_progress(batches, count_batches(data, steps), verbose):
             for name, columns in (batch if isinstance(batch, dict) else {_ALONE: batch}).items():
                 self._update(found, shapes, name, columns)
