@@ -36,8 +36,9 @@ def test_trains_evaluates_and_predicts_in_silence(name, mode, capsys):
     assert np.isfinite([*history.history["loss"], model.evaluate(X, X[:, :1], verbose=0)]).all()
     inner = keras.Model(model.inputs, layer.output)
     np.testing.assert_allclose(inner.predict(X, verbose=0), alone, rtol=1e-4, atol=1e-5)
-    for before, after in zip(weights, layer.weights, strict=True):  # training moves no statistics
-        np.testing.assert_array_equal(before, as_array(after))
+    if not LAYERS[name].passes_on:  # MatchCheck keeps what it sees in evaluation
+        for before, after in zip(weights, layer.weights, strict=True):  # training moves no statistics
+            np.testing.assert_array_equal(before, as_array(after))
     assert not layer.trainable_weights
     assert capsys.readouterr() == ("", "")
 

@@ -434,6 +434,9 @@ def is_self(node):
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
+NAMED_TUPLES = {"_asdict", "_fields", "_replace"}  # documented; the underscore keeps the names of fields free
+
+
 def private_accesses(tree):
     """(name, line) of each `x._name` and `getattr(x, "_name")` where `x` is not `self`."""
     for node in ast.walk(tree):
@@ -443,7 +446,7 @@ def private_accesses(tree):
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) > 1:
             if node.func.id in ("getattr", "setattr", "hasattr", "delattr") and not is_self(node.args[0]):
                 name = getattr(node.args[1], "value", None)
-        if isinstance(name, str) and name.startswith("_") and not name.startswith("__"):
+        if isinstance(name, str) and name.startswith("_") and not name.startswith("__") and name not in NAMED_TUPLES:
             yield name, node.lineno
 
 
