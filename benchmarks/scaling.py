@@ -4,10 +4,10 @@
     KERAS_BACKEND=jax python benchmarks/scaling.py --quick
     python benchmarks/scaling.py --picture docs/scaling.png  # the picture only
 
-Four tables: rows a second of `adapt`; the memory that it takes beyond the data, in batches; the error of mean and
-variance on hard streams; and what `call` adds to a training step. Within a round everything that is compared runs once,
-in an order that rotates from round to round, so that what the machine does meanwhile meets all of them; ratios are
-taken within a round, and their medians are printed.
+Tables: rows a second of `adapt`; the memory that it takes beyond the data, in batches; the error of mean and variance
+on hard streams; and what `call` adds to a step of training and of evaluation. Within a round everything that is
+compared runs once, in an order that rotates from round to round, so that what the machine does meanwhile meets all of
+them; ratios are taken within a round, and their medians are printed.
 """
 
 import argparse
@@ -26,7 +26,17 @@ import keras
 import numpy as np
 
 import tf_tricks
-from tf_tricks.layers import MinMaxScale, QuantileScale, RobustScale, SignedLogScale, Standardize, TanhScale, Whiten
+from tf_tricks.layers import (
+    AutoScale,
+    MatchCheck,
+    MinMaxScale,
+    QuantileScale,
+    RobustScale,
+    SignedLogScale,
+    Standardize,
+    TanhScale,
+    Whiten,
+)
 
 BACKEND = keras.backend.backend()
 LAYERS = {
@@ -38,7 +48,10 @@ LAYERS = {
     "QuantileScale": QuantileScale,
     "QuantileScale, normal": lambda: QuantileScale("normal"),
     "Whiten": Whiten,
+    "AutoScale": AutoScale,
+    "MatchCheck": MatchCheck,
 }
+PICTURED = ("Standardize", "MinMaxScale", "RobustScale", "TanhScale", "SignedLogScale", "QuantileScale, normal")
 BATCH = 1024
 FLOOR = "floor: read once (x.sum())"
 NUMPY = "floor: numpy.mean + numpy.var"
@@ -177,7 +190,7 @@ def streams(rows):
 def accuracy_table(options):
     from sklearn import preprocessing
 
-    rows, body = 100_000 if options.quick else 2_000_000, []
+    rows, body = 100_000 if options.quick else 10_000_000, []
     for title, x in streams(rows):
         wide = x.astype(np.longdouble)
         mean = wide.mean()
@@ -218,21 +231,25 @@ def call_table(options):
     features, width, batch, steps = (8, 16, 64, 3) if options.quick else (64, 512, 512, 30)
     x = np.random.default_rng(0).normal(size=(batch * steps, features)).astype("float32")
     y = x[:, :1]
-    jobs = {}
+    fits, evaluations = {}, {}
     for name, make in {"bare": None, "bare, again": None, KERAS: keras.layers.Normalization, **LAYERS}.items():
         layer = make() if make else None
         if layer is not None:
-            layer.adapt(x)
+            layer.adapt(x, **({"verbose": 0} if name in LAYERS else {}))
         model = network(layer, features, width)
         name = f"**{name}**" if name in LAYERS else name
-        jobs[name] = lambda model=model: model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
-    seconds = rounds_of(jobs, options.rounds)
-    body = [
-        [name, f"{statistics.median(each) / steps * 1e3:.2f}", f"{ratio(each, seconds['bare']):.3f}"]
-        for name, each in seconds.items()
-    ]
-    title = f"## What call adds to a step of an MLP, {features} features, {width} units, batch {batch}"
-    return f"{title}\n\n" + table_of(["", "ms/step", "ratio to bare"], body)
+        fits[name] = lambda model=model: model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
+        evaluations[name] = lambda model=model: model.evaluate(x, y, batch_size=batch, verbose=0)
+    tables = []
+    for kind, jobs in {"training": fits, "evaluation": evaluations}.items():
+        seconds = rounds_of(jobs, options.rounds)
+        body = [
+            [name, f"{statistics.median(each) / steps * 1e3:.2f}", f"{ratio(each, seconds['bare']):.3f}"]
+            for name, each in seconds.items()
+        ]
+        title = f"## call, a step of {kind} of an MLP, {features} features, {width} units, batch {batch}"
+        tables.append(f"{title}\n\n" + table_of(["", "ms/step", "ratio to bare"], body))
+    return "\n\n".join(tables)
 
 
 # --- the picture --------------------------------------------------------------------------------------------------
@@ -253,8 +270,7 @@ def picture(path):
     panels = axes.ravel()
     panels[0].hist(x[:, 0], bins=60, color="0.45")
     panels[0].set_title("before: area error")
-    shown = [name for name in LAYERS if name not in ("QuantileScale", "Whiten")]
-    for panel, name in zip(panels[1:], [*shown, "Whiten"], strict=True):
+    for panel, name in zip(panels[1:], [*PICTURED, "Whiten"], strict=True):
         layer = LAYERS[name]()
         layer.adapt(x)
         y = keras.ops.convert_to_numpy(layer(x))

@@ -126,6 +126,23 @@ def test_any_cut_into_bundles(beam, seed):
     check_close(combine.extract_output(combine.merge_accumulators(halves)), Statistics(ALL).update(X))
 
 
+def test_an_accumulator_may_be_used_again():
+    """Panes: the output is extracted, and the accumulator goes on; merging may read the same one twice."""
+    combine = FeatureStatistics(ALL) if feature_statistics.CombineFn is not object else pytest.skip("needs Beam")
+    accumulator = combine.create_accumulator()
+    for row in X[:10]:
+        accumulator = combine.add_input(accumulator, row)
+    panes = [combine.extract_output(accumulator), combine.extract_output(accumulator)]
+    accumulator = combine.add_input(accumulator, X[10])
+    panes.append(combine.extract_output(accumulator))
+    accumulator = combine.add_input(accumulator, X[11:20])
+    rows = [int((each.moments.count + each.moments.missing)[0]) for each in panes]
+    assert rows == [10, 10, 11]
+    merged = combine.merge_accumulators([accumulator, accumulator])
+    assert combine.extract_output(merged).moments.count[0] == 40
+    assert combine.extract_output(accumulator).moments.count[0] == 20
+
+
 def test_docstring_example(beam):
     """It is marked as skipped, because `tests/test_docstrings.py` runs without Beam, too."""
     source = FeatureStatistics.__doc__.replace("  # doctest: +SKIP", "")

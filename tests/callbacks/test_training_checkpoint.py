@@ -129,6 +129,29 @@ def test_validation_data_in_another_order_each_time_goes_on_with_it(name, tmp_pa
     assert_same(again, whole)
 
 
+@pytest.mark.parametrize("frequency", [1, 2])
+def test_a_fit_with_it_trains_and_validates_as_a_bare_one(frequency, tmp_path):
+    histories = []
+    for callbacks in ([], [TrainingCheckpoint(tmp_path, verbose=0)]):
+        keras.utils.set_random_seed(7)
+        model = cases.small_model()
+        data = {"x": cases.Dataset(), "validation_data": cases.Dataset(), "validation_freq": frequency}
+        histories.append(model.fit(**data, epochs=4, verbose=0, callbacks=callbacks).history)
+    assert histories[0] == histories[1]  # both datasets draw from NumPy's global generator, one after the other
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="one pipeline in one process is enough")
+def test_halves_of_one_shuffle_that_do_not_take_turns_are_named(tmp_path):
+    def data():
+        halves = _halves_of_one_shuffle()
+        return {**halves, "x": halves["x"].repeat(), "steps_per_epoch": 5}
+
+    with pytest.warns(
+        UserWarning, match="the order of the validation data cannot be kept: it comes from the `shuffle`"
+    ):
+        run(tmp_path, data, epochs=1)
+
+
 def _other_data_again():
     return _validated(lambda: {"validation_data": cases.Dataset(), "validation_freq": 1})()
 

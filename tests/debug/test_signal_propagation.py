@@ -74,6 +74,49 @@ def test_verdicts(stddev, signal, gradient):
         assert abs(np.log(by_name[kernels[at - 1]] / reference)) <= np.log(20)
 
 
+def transformer(embeddings):
+    inputs = keras.Input((16,), dtype="int32")
+    x = layers.Embedding(50, 32, embeddings_initializer=embeddings)(inputs)
+    for _ in range(2):
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(2, 16)(y, y)
+        y = layers.LayerNormalization()(x)
+        x = x + layers.Dense(32)(layers.Dense(64, activation="gelu")(y))
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))
+    return compiled(keras.Model(inputs, layers.Dense(3)(x)))
+
+
+def test_a_small_embedding_that_is_normalised_is_healthy():
+    x = np.random.default_rng(0).integers(0, 50, (64, 16))
+    result = signal_propagation(transformer("uniform"), x, Y)
+    assert not result.rows[0].has_kernel and result.rows[0].stddev < 0.05
+    assert result.verdict.startswith("healthy: the stddev of the layers' outputs and of their gradients"), str(result)
+
+
+def convolutions(last=()):
+    blocks = []
+    for _ in range(4):
+        convolution = layers.Conv2D(8, 3, padding="same", use_bias=False)
+        blocks += [convolution, layers.BatchNormalization(), layers.ReLU()]
+    blocks += [layers.GlobalAveragePooling2D(), *last, layers.Dense(3)]
+    return compiled(keras.Sequential([keras.Input((8, 8, 3)), *blocks]))
+
+
+def test_inputs_of_any_scale_before_a_normalisation_are_healthy():
+    x = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3)).astype("float32")
+    result = signal_propagation(convolutions(), x, Y)
+    assert result.rows[0].stddev > 20 * result.rows[3].stddev
+    assert result.verdict.startswith("healthy"), str(result)
+
+
+@pytest.mark.parametrize(("stddev", "fate"), [(0.01, "vanishes"), (3.0, "explodes")])
+def test_what_is_lost_after_the_last_normalisation_is_found(stddev, fate):
+    x = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3)).astype("float32")
+    kernel = keras.initializers.RandomNormal(stddev=stddev)
+    result = signal_propagation(convolutions([layers.Dense(32, kernel_initializer=kernel) for _ in range(6)]), x, Y)
+    assert f"the signal {fate} from `dense" in result.verdict and f"the gradient {fate}" in result.verdict, str(result)
+
+
 def test_an_exploded_signal_is_no_number():
     keras.utils.set_random_seed(1)
     with np.errstate(all="ignore"):
@@ -103,6 +146,9 @@ def test_limits_of_activations():
     assert found["tanh"] == (-1, 1) and found["sigmoid"] == (0, 1) and found["relu6"] == (0, 6)
     assert all(None in found[name] for name in ("relu", "gelu", "linear"))
     assert limits(None) == (None, None)
+    assert limits(keras.activations.glu) == (None, None)  # it halves the axis: not elementwise
+    model = keras.Sequential([keras.Input((16,)), layers.Dense(8, activation="glu")])
+    assert signal_propagation(model, X).rows[0].saturated is None
 
 
 @pytest.mark.parametrize("stddev", [0.01, 1.0])

@@ -1,6 +1,9 @@
 """The gain against SciPy's adaptive quadrature of the same integral, with the activation written down once more."""
 
+import dataclasses
+import gc
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -70,6 +73,32 @@ def test_any_elementwise_callable_has_a_gain():
     assert activation_gain(keras.ops.sin) == pytest.approx(math.sqrt(2 / (1 - math.exp(-2))), rel=1e-6)
     assert activation_gain(keras.layers.LeakyReLU(negative_slope=0.5)) == pytest.approx(math.sqrt(2 / 1.25), rel=1e-6)
     assert activation_gain(keras.layers.ReLU()) == pytest.approx(math.sqrt(2), rel=1e-6)
+
+
+def test_a_callable_that_has_no_hash():
+    @dataclasses.dataclass
+    class Slope:
+        slope: float
+
+        def __call__(self, x):
+            return self.slope * x
+
+    slope = Slope(2.0)
+    assert activation_gain(slope) == pytest.approx(0.5, rel=1e-6)
+    slope.slope = 4.0
+    assert activation_gain(slope, mirrored=True) == pytest.approx(math.sqrt(2 / 64), rel=1e-6)
+
+
+def test_a_layer_is_neither_kept_alive_nor_remembered():
+    layer = keras.layers.PReLU(shared_axes=[1])
+    layer.build((None, 1))
+    assert activation_gain(layer) == pytest.approx(math.sqrt(2), rel=1e-6)
+    layer.alpha.assign([1.0])
+    assert activation_gain(layer) == pytest.approx(1.0, rel=1e-6)
+    alive = weakref.ref(layer)
+    del layer
+    gc.collect()
+    assert alive() is None
 
 
 @pytest.mark.parametrize("activation", [keras.activations.softmax, lambda x: keras.ops.sum(x, axis=-1)])

@@ -1,5 +1,7 @@
 """The variance of every kind of kernel, and the second moment of a signal after 50 layers."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -124,6 +126,13 @@ def test_attention_layers_hand_over_their_axes(distribution):
         assert np.mean(kernels[name] ** 2) * fan == pytest.approx(1, abs=0.1), name
 
 
+@pytest.mark.parametrize("activation", [bent, "gelu", keras.layers.LeakyReLU()])
+def test_attention_layers_copy_it_by_its_config(activation):
+    layer = keras.layers.MultiHeadAttention(2, 4, kernel_initializer=ActivationScaling(activation))
+    x = np.ones((1, 3, 8), "float32")
+    assert tuple(layer(x, x).shape) == (1, 3, 8)
+
+
 # --- the signal -------------------------------------------------------------------------------------------------------
 
 HELD = ["relu", "tanh", "gelu", "selu", "silu", "elu", "mish", "leaky_relu"]
@@ -211,6 +220,12 @@ def test_seeds_are_what_they_are_in_keras(distribution):
     first = values(make(None), (3, 4, 4))
     keras.utils.set_random_seed(3)
     np.testing.assert_array_equal(first, values(make(None), (3, 4, 4)))
+
+
+def test_a_given_seed_leaves_python_s_generator():
+    before = random.getstate()
+    ActivationScaling("relu", seed=3)
+    assert random.getstate() == before
 
 
 def test_truncated_normal_is_keras_s_own_draw():

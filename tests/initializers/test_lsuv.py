@@ -1,5 +1,7 @@
 """Unit variance of each layer's pre-activations, counted again in NumPy, on every kind of model."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
@@ -75,13 +77,13 @@ class Subclassed(keras.Model):
 
 
 class Scaled(layers.Layer):
-    """A layer of one's own, with one matrix that has a name of its own."""
+    """A layer of one's own with a kernel."""
 
     def build(self, input_shape):
-        self.mixing = self.add_weight(shape=(input_shape[-1], 5), initializer="ones", name="mixing")
+        self.kernel = self.add_weight(shape=(input_shape[-1], 5), initializer="ones", name="kernel")
 
     def call(self, inputs):
-        return ops.matmul(inputs, self.mixing)
+        return ops.matmul(inputs, self.kernel)
 
 
 def images():
@@ -160,21 +162,109 @@ def test_every_kind_of_model(kind):
     assert np.isfinite(ops.convert_to_numpy(out)).all()
 
 
-def test_it_leaves_what_the_user_had_when_the_model_raises():
-    class Raises(layers.Layer):
-        def call(self, inputs):
-            raise RuntimeError("no")
+class Raises(layers.Layer):
+    """Raises `error` in call number `number`, where lsuv may be halfway through the kernel."""
 
-    first, normalisation = layers.Dense(4, activation="relu"), layers.BatchNormalization()
-    model = keras.Sequential([first, normalisation, Raises()])
+    def __init__(self, error, number):
+        super().__init__()
+        self.error, self.left = error, number
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(shape=(input_shape[-1], 4), name="kernel")
+
+    def call(self, inputs):
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return ops.matmul(inputs, self.kernel)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt("no")], ids=["error", "ctrl_c"])
+def test_it_leaves_what_the_user_had_when_the_model_raises(error, number):
+    first, normalisation, last = layers.Dense(4, activation="relu"), layers.BatchNormalization(), Raises(error, number)
+    model = keras.Sequential([first, normalisation, last])
     first.build((None, 12))
     normalisation.build((None, 4))
-    door = keras.Operation.__call__
-    with pytest.raises(RuntimeError, match="no"):
+    last.build((None, 4))
+    model.built = True
+    door, before = keras.Operation.__call__, state(model)
+    with pytest.raises(type(error), match="no"):
         lsuv(model, X)
     assert keras.Operation.__call__ is door
     assert first.activation is keras.activations.relu
-    np.testing.assert_array_equal(ops.convert_to_numpy(normalisation.moving_mean), 0)
+    assert len(before) == 7
+    for path, value in state(model).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_frozen_kernels_stay():
+    base = keras.Sequential([keras.Input((12,)), layers.Dense(8, activation="relu", name="pretrained")])
+    base.trainable = False
+    model = keras.Sequential([keras.Input((12,)), base, layers.Dense(3, name="head")])
+    before = base.get_weights()[0]
+    report = lsuv(model, X)
+    np.testing.assert_array_equal(base.get_weights()[0], before)
+    assert [row.kernel.split("/")[-2] for row in report.rows] == ["head"]
+    assert [path.split("/")[-2] for path in report.skipped] == ["pretrained"]
+    assert "pretrained/kernel" in str(report).splitlines()[-1]
+
+
+class Positions(layers.Layer):
+    def build(self, input_shape):
+        self.table = self.add_weight(shape=input_shape[1:], initializer="ones", name="table")
+
+    def call(self, inputs):
+        return inputs + self.table
+
+
+class Residual(layers.Layer):
+    """A block whose one weight belongs to the layer inside; it has its attribute, too."""
+
+    def build(self, input_shape):
+        self.inner = layers.Dense(input_shape[-1], use_bias=False, kernel_initializer="ones")
+        self.inner.build(input_shape)
+        self.kernel = self.inner.kernel
+
+    def call(self, inputs):
+        return inputs + self.inner(inputs)
+
+
+def test_only_kernels_and_only_at_the_layer_they_belong_to():
+    residual = Residual()
+    others = [Positions(), layers.PReLU(), layers.TimeDistributed(layers.Dense(6, activation="relu"))]
+    model = keras.Sequential([keras.Input((4, 3)), *others, residual])
+    before, x = state(model), X.reshape(-1, 4, 3)
+    report = lsuv(model, x)
+    # What TimeDistributed calls runs in a traced loop.
+    assert [path.split("/")[-1] for path in report.skipped] == ["table", "alpha", "kernel"]
+    for path in report.skipped:
+        np.testing.assert_array_equal(state(model)[path], before[path])
+    kernel, bias = others[2].get_weights()
+    into = relu(relu(x + 1) @ kernel + bias)
+    assert [row.kernel for row in report.rows] == [residual.inner.kernel.path]
+    assert (into @ residual.get_weights()[0]).std() == pytest.approx(1, abs=0.05)
+
+
+def test_orthonormal_is_per_channel_and_over_the_axes_of_an_einsum():
+    inputs = keras.Input((8, 8, 5))
+    x = layers.DepthwiseConv2D(3, depth_multiplier=4, name="depthwise")(inputs)
+    x = layers.Reshape((36, 20))(x)
+    attention = layers.MultiHeadAttention(4, 5, name="attention")
+    model = keras.Model(inputs, attention(x, x))
+    report = lsuv(model, np.random.default_rng(0).normal(size=(16, 8, 8, 5)).astype("float32"))
+    kernels = {row.kernel.split("/")[-2]: value for row in report.rows for value in [state(model)[row.kernel]]}
+    matrices = [kernels["depthwise"][:, :, channel].reshape(9, 4) for channel in range(5)]
+    matrices += [kernels[name].reshape(20, 20) for name in ("query", "key", "value", "attention_output")]
+    for matrix in matrices:
+        gram = matrix.T @ matrix
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-4 * gram[0, 0])
+
+
+def test_a_given_seed_leaves_python_s_generator():
+    model, before = plain(), random.getstate()
+    lsuv(model, X, seed=1)
+    assert random.getstate() == before
 
 
 def test_seeds():
@@ -202,14 +292,20 @@ def test_mixed_precision_keeps_single_precision_kernels():
 
 def test_what_cannot_be_scaled_is_reported():
     model = plain()
+    before = state(model)
     report = lsuv(model, np.zeros((8, 12), "float32"))
+    for row in report.rows[:2]:  # no use made of them: the old values
+        np.testing.assert_array_equal(state(model)[row.kernel], before[row.kernel])
+        assert row.stddev == row.stddev_before
     assert [row.converged for row in report.rows] == [False, False, True]  # there is a bias before the last one
     text = str(report)
     assert text.splitlines()[0].split("  ")[0] == "kernel" and "False" in text
     slow = keras.Sequential(
-        [keras.Input((12,)), layers.Dense(4, bias_initializer=keras.initializers.RandomNormal(5.0))]
+        [keras.Input((12,)), layers.Dense(4, bias_initializer=keras.initializers.RandomNormal(stddev=5.0))]
     )
+    before = slow.get_weights()[0]
     assert lsuv(slow, X, max_divisions=1).rows[0].divisions == 1
+    np.testing.assert_array_equal(slow.get_weights()[0], before)
 
 
 @pytest.mark.parametrize(

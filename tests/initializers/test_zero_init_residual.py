@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tf_tricks.initializers import zero_init_residual
+from tf_tricks.initializers.zero_init_residual import passes_zero
 
 ops, layers = keras.ops, keras.layers
 
@@ -89,6 +90,10 @@ def test_a_branch_that_ends_in_relu_would_never_learn():
     report = zero_init_residual(keras.Model(inputs, x + layers.Dense(4, name="good")(x)))
     assert names(report) == ["", "", "good/kernel"]
     assert [row.note.startswith("ends in an activation") for row in report.rows] == [True, True, False]
+
+
+def test_an_activation_that_is_not_elementwise_is_not_taken_for_one_that_passes_zero():
+    assert [passes_zero(keras.activations.get(name)) for name in ("glu", "softmax", "gelu")] == [False, False, True]
 
 
 def test_what_is_no_residual_branch():

@@ -1,5 +1,7 @@
 """Feature statistics as a Beam `CombineFn`: Beam decides which rows meet where, the statistics merge."""
 
+import copy
+
 import numpy as np
 
 from tf_tricks._optional import import_optional
@@ -61,7 +63,8 @@ class FeatureStatistics(CombineFn):
         statistics, rows = accumulator
         if rows:
             statistics.update(np.ma.stack(rows) if any(map(np.ma.isMaskedArray, rows)) else np.stack(rows))
-        return statistics, []
+            rows.clear()  # Beam may use the accumulator again
+        return accumulator
 
     def merge_accumulators(self, accumulators):
         merged = Statistics(self.kinds)
@@ -70,4 +73,4 @@ class FeatureStatistics(CombineFn):
         return merged, []
 
     def extract_output(self, accumulator):
-        return self.compact(accumulator)[0]
+        return copy.deepcopy(self.compact(accumulator)[0])  # which may go on after a pane was emitted

@@ -95,15 +95,14 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             saved = self._files.newest() if self.resume else self._files.set_all_aside()
             run = saved and saved["run"]
             self._schedule = Schedule(self.every, self.keep_best, run and run["schedule"])
-            self._data = DataPosition(self._fit.epoch_iterator, self.model, self._between_steps, run and run["data"])
-            validation = self._fit.validation_iterator()
-            self._validation = validation and DataPosition(validation, self.model)
-            self._held = None
+            self._data = DataPosition(
+                self._fit.epoch_iterator, self.model, self._between_steps, self._steps_end, run and run["data"]
+            )
+            self._validation, self._held, self._reserved = None, None, False
             if saved:
                 self._resume(saved)
             else:
-                self._warn_of_order()
-            run_files.reserve_memory(self.model)
+                self._warn_of_order(self._data)
         except BaseException:
             self._close()
             raise
@@ -124,20 +123,38 @@ class TrainingCheckpoint(keras.callbacks.Callback):
             return
         step = self._data.resume(run["data"], on_resumed=lambda: self._restore(saved, in_epoch=True))
         self._say(f"going on at epoch {run['epoch'] + 1}, step {step}, from {saved['name']}.")
-        if self._validation is not None and run["validation"] is not None:
+        if run.get("validation") is not None and self._follow_validation():
             self._validation.resume(run["validation"])
-        self._warn_of_order()
+        self._warn_of_order(self._data)
         if step:
             self._schedule.resume_in_epoch(step)
         if not run["data"]["step"]:
             random_state.put_back(run["random"])
 
-    def _warn_of_order(self):
-        for position in (self._data, self._validation):
-            if position is not None and (reason := position.remedy()):
-                position.warn(reason)
-        if self._validation is not None and self._validation.shares_hooks_with(self._data):
+    def _warn_of_order(self, position):
+        if reason := position.remedy():
+            position.warn(reason)
+
+    def _steps_end(self):
+        """All steps of an epoch are taken: Keras is about to validate."""
+        if self._validation is None and self._fit.validates_after(self._last.epoch):
+            self._follow_validation()
+
+    def _follow_validation(self):
+        """From its first validation on, follow the validation data; tell whether there is anything to follow."""
+        iterator = self._fit.validation_iterator()
+        if iterator is None:
+            return False
+        self._validation = DataPosition(iterator, self.model)
+        self._warn_of_order(self._validation)
+        if self._validation.shares_hooks_with(self._data):
             self._validation.warn("it is the PyDataset that trains, too. Make two of them")
+        if self._fit.epoch_iterator.steps_per_epoch and self._validation.shares_a_shuffle_with(self._data):
+            self._validation.warn(
+                "it comes from the `shuffle` that the training data comes from, and with `steps_per_epoch` the two do "
+                "not take turns. Leave `steps_per_epoch` out, or shuffle after the cut"
+            )
+        return True
 
     def _restore(self, saved, in_epoch=False):
         """Everything but the position in the data; within an epoch a second time, after `on_epoch_begin`."""
@@ -186,6 +203,9 @@ class TrainingCheckpoint(keras.callbacks.Callback):
     # --- between two steps ----------------------------------------------------------------------------------------
 
     def _between_steps(self):
+        if not self._reserved:  # not before the first step, in which TensorFlow makes the optimizer's variables
+            self._reserved = True
+            self._files.reserve_memory(self.model)
         if self._held is not None:  # the step after it exists, so it was not the last one of its epoch
             self._files.write(*self._held)
             self._held = None

@@ -29,5 +29,5 @@ def _copies(model):
     variables = [*model.non_trainable_variables, *model.metrics_variables]
     for number, variable in enumerate(variables):
         parts = strategy.experimental_local_results(variable.value)
-        if len(parts) > 1:
+        if len(parts) == strategy.num_replicas_in_sync:  # not those of one worker of several
             yield f"{number}/{variable.name}", parts

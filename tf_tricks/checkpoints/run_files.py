@@ -84,6 +84,11 @@ class RunFiles:
         if self._writer is not None:
             self._writer.wait_until_free()
 
+    def reserve_memory(self, model):
+        """Have the memory for the first copy of the state fetched beside the next steps; all variables are there."""
+        if self._writer is not None:
+            _memory.reserve([*model.variables, *model.optimizer.variables])
+
     def write(self, step, tree, metric=None):
         """Hand a tree to the thread that writes."""
         if self._writer is not None:
@@ -112,11 +117,6 @@ def _let_go(writer, lock):
         lock.release()
 
 
-def reserve_memory(model):
-    """Have the memory for the first copy of the state fetched while training begins."""
-    _memory.reserve([*model.variables, *model.optimizer.variables])
-
-
 def tree(model, **run):
     """A checkpoint of a running `fit`: the model with its optimizer, seeds and metrics, and what `run` holds."""
     run["replicas"] = replicas.take(model)
@@ -135,4 +135,4 @@ def assign(model, tree):
         advice="Run it with the model and optimizer that it was saved with, or give another `directory`; the files are "
         "as they were.",
     )
-    replicas.put_back(model, tree["run"]["replicas"])
+    replicas.put_back(model, tree["run"].get("replicas"))

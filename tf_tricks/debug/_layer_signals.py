@@ -6,9 +6,9 @@ import typing
 import keras
 import numpy as np
 
+from tf_tricks import _layer_calls
 from tf_tricks.fit_hooks.replay import replay_forward, replay_gradient
 from tf_tricks.fit_hooks.replay_state import untouched
-from tf_tricks.initializers import _layer_calls
 
 _SATURATED = 0.01  # of the range of an activation with two limits: so near to one of them
 
@@ -24,7 +24,9 @@ class LayerSignal(typing.NamedTuple):
         saturated: float or None, share of the outputs within 1 % of the range from a limit of the layer's own
             activation (tanh, sigmoid, ...); None where it has not two limits.
         gradient_stddev: float or None, of the loss with respect to the output.
-        has_kernel: bool, whether a weight with two axes or more is the layer's own: the verdict looks at these.
+        has_kernel: bool, whether a weight with two axes or more is the layer's own, and no embedding: the verdict looks
+            at these.
+        normalizes: bool, whether the layer sets the scale of the signal anew, whatever it was before.
     """
 
     layer: str
@@ -35,6 +37,7 @@ class LayerSignal(typing.NamedTuple):
     saturated: float | None
     gradient_stddev: float | None
     has_kernel: bool
+    normalizes: bool
 
 
 def layer_signals(model, x, y):
@@ -89,8 +92,12 @@ def _signal(layer, number, outputs):
         sample_stddev = float(np.sqrt(np.mean(np.var(samples, axis=0, dtype="float64"))))
     zeros = float(np.mean(values == 0))
     name = layer.name if number == 1 else f"{layer.name}#{number}"
-    has_kernel = any(len(weight.shape) > 1 for weight in layer.weights)
-    return LayerSignal(name, mean, stddev, sample_stddev, zeros, _saturated(layer, values), None, has_kernel)
+    is_table = isinstance(layer, keras.layers.Embedding)  # its scale is a choice: most models normalise it away
+    has_kernel = not is_table and any(len(weight.shape) > 1 for weight in layer.weights)
+    normalizes = "norm" in type(layer).__name__.lower()  # also those that are not Keras's own
+    return LayerSignal(
+        name, mean, stddev, sample_stddev, zeros, _saturated(layer, values), None, has_kernel, normalizes
+    )
 
 
 def _saturated(layer, values):
@@ -106,7 +113,11 @@ def limits(activation):
     if not callable(activation) or isinstance(activation, keras.layers.Layer):
         return None, None
     points = np.array([[-1e4, -1e3, 0.0, 1e3, 1e4]], "float32")
-    far_left, left, _, right, far_right = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(points)))[0]
+    try:
+        values = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(points)))[0]
+        far_left, left, _, right, far_right = values
+    except Exception:  # an activation that is not elementwise (glu) does not take, or not return, five numbers
+        return None, None
     found = sorted((float(a), float(b)) for a, b in [(far_left, left), (far_right, right)])
     ends = [far if abs(far - near) < 1e-2 else None for far, near in found]
     return tuple(ends) if None in ends or ends[0] < ends[1] else (None, None)

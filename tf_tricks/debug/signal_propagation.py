@@ -7,10 +7,10 @@ import math
 import keras
 
 from tf_tricks._checks import check_instance
+from tf_tricks._text_table import text_table
 from tf_tricks.debug._layer_signals import bypassed, layer_signals
-from tf_tricks.initializers._table import text_table
 
-FACTOR = 20  # by how much the stddev of a layer has to differ from that of the first one (gradient: of the last one)
+FACTOR = 20  # by how much the stddev of a layer has to differ from that of the first one after a normalisation
 ALIKE = 0.02  # share of the stddev that the samples make, below which they all look the same
 
 
@@ -20,7 +20,7 @@ class SignalPropagation:
 
     Attributes:
         rows: list of `LayerSignal`s (layer, mean, stddev, sample_stddev, zeros, saturated, gradient_stddev,
-            has_kernel), one for each call of an innermost layer, in the order of the forward pass.
+            has_kernel, normalizes), one for each call of an innermost layer, in the order of the forward pass.
         verdict: str, "healthy" or what is wrong and from which layer on.
         without_batch_norm: None, or the `SignalPropagation` of the same model with its batch normalisation (or what
             `bypass` names) left out.
@@ -62,10 +62,11 @@ def signal_propagation(model, x, y=None, bypass=keras.layers.BatchNormalization)
     states stay as they are, to the bit. Eager, on every backend; a model that is not built is built.
 
     The gradient is that of the compiled loss with respect to the layer's *output*: unlike the one of the kernel it
-    has the same meaning for each kind of layer. The verdict looks at the layers with kernels: the signal vanishes or
-    explodes where the stddev of the outputs leaves the first layer's by a factor of 20 and does not come back, the
-    last layer not counted; the gradient likewise, on its way back from the last layer but one. The samples are alike
-    where they make less than 2 % of the stddev.
+    has the same meaning for each kind of layer. The verdict looks at the layers with kernels (embeddings are none): the
+    signal vanishes or explodes where the stddev of the outputs leaves that of the first layer by a factor of 20 and
+    does not come back, the last layer not counted; the gradient likewise, on its way back from the last layer but one.
+    A normalisation (a layer with "norm" in the name of its class) sets both scales anew: the count begins again after
+    it. The samples are alike where they make less than 2 % of the stddev.
 
     Args:
         model: keras.Model; compiled if `y` is given.
@@ -118,33 +119,60 @@ def judge(rows):
     layers = [row for row in rows if row.has_kernel] or list(rows)
     faults = []
     names = [row.layer for row in layers]
-    signal = _drift([row.stddev for row in layers])
+    signal = _drift([row.stddev for row in layers], _references(rows, layers))
     if signal is not None:
         faults.append(f"the signal {signal[0]} from `{names[signal[1]]}` on")
-    backwards = [row for row in reversed(layers) if row.gradient_stddev is not None]
     # The output layer comes first on the way back, and its gradient is that of the loss: not counted.
-    gradient = _drift([row.gradient_stddev for row in backwards[1:]], count_last=True)
-    if gradient is not None:
-        faults.append(f"the gradient {gradient[0]} on its way back, from `{backwards[1 + gradient[1]].layer}` on")
+    backwards = [row for row in layers if row.gradient_stddev is not None][:-1]
+    for stretch in _stretches_on_the_way_back(rows, backwards):
+        gradients = [row.gradient_stddev for row in stretch]
+        gradient = _drift(gradients, gradients[:1] * len(gradients), count_last=True)
+        if gradient is not None:
+            faults.append(f"the gradient {gradient[0]} on its way back, from `{stretch[gradient[1]].layer}` on")
+            break
     alike = _first_of_the_rest([row.sample_stddev < ALIKE * row.stddev for row in layers])
     if alike is not None and signal is None:
         faults.append(f"all samples look alike from `{names[alike]}` on")
     if faults:
         return "; ".join(faults)
-    quantities = "outputs" if not backwards else "outputs and of their gradients"
+    quantities = "outputs and of their gradients" if backwards else "outputs"
     return f"healthy: the stddev of the layers' {quantities} stays within a factor of {FACTOR}"
 
 
-def _drift(stddevs, count_last=False):
+def _references(rows, layers):
+    """The stddev that each of the `layers` is compared with: of the first of them since the last normalisation."""
+    references, reference, chosen = [], None, {id(row) for row in layers}
+    for row in rows:
+        if row.normalizes:
+            reference = None
+        if id(row) in chosen:
+            reference = row.stddev if reference is None else reference
+            references.append(reference)
+    return references
+
+
+def _stretches_on_the_way_back(rows, layers):
+    """Lists of those of the `layers` that no normalisation parts, each up to the output of the one it comes to."""
+    # That output is where the branches of an attention meet again: a small gradient of its queries alone is no fault.
+    stretches, chosen = [[]], {id(row) for row in layers}
+    for row in reversed(rows):
+        if row.gradient_stddev is not None and (row.normalizes or id(row) in chosen):
+            stretches[-1].append(row)
+        if row.normalizes:
+            stretches.append([])
+    return [stretch for stretch in stretches if stretch]
+
+
+def _drift(stddevs, references, count_last=False):
     """("vanishes" | "explodes", position from which on) of a list of stddevs, or None."""
+    pairs = list(zip(stddevs, references, strict=True))
     broken = next((i for i, value in enumerate(stddevs) if not math.isfinite(value)), None)
     if broken is not None:
-        start = _first_of_the_rest([value > FACTOR * stddevs[0] for value in stddevs[:broken]])
+        start = _first_of_the_rest([value > FACTOR * reference for value, reference in pairs[:broken]])
         return "explodes", broken if start is None else start
-    counted = stddevs if count_last or len(stddevs) < 3 else stddevs[:-1]
-    reference = counted[0] if counted else 0.0
-    small = _first_of_the_rest([value * FACTOR < reference or value == 0 for value in counted])
-    large = _first_of_the_rest([value > FACTOR * reference for value in counted])
+    counted = pairs if count_last or len(pairs) < 3 else pairs[:-1]
+    small = _first_of_the_rest([value * FACTOR < reference or value == 0 for value, reference in counted])
+    large = _first_of_the_rest([value > FACTOR * reference for value, reference in counted])
     if small is not None:
         return "vanishes", small
     return None if large is None else ("explodes", large)

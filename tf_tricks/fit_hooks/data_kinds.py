@@ -28,8 +28,9 @@ def kind_of(adapter):
         return "DataLoader"
     if hasattr(adapter, "generator"):
         return "generator"
-    if hasattr(getattr(adapter, "_dataset", None), "element_spec"):
-        return "tf.data"
+    dataset = getattr(adapter, "_dataset", None)
+    if hasattr(dataset, "_inputs") or hasattr(dataset, "_original_dataset"):
+        return "tf.data"  # not one that a function makes on each worker, which shows nothing of itself
     return "arrays" if hasattr(adapter, "_shuffle") else "other"
 
 
@@ -56,6 +57,11 @@ def offers_state(dataset):
 def random_operations(adapter):
     """List of `(name, seed, seed2)`: what a tf.data pipeline draws; empty for other kinds of data."""
     return tf_data.random_operations(adapter._dataset) if kind_of(adapter) == "tf.data" else []
+
+
+def shuffles(adapter):
+    """The ids of the `shuffle`s in a tf.data pipeline: those of one are those of all pipelines that it is part of."""
+    return tf_data.shuffles(adapter._dataset) if kind_of(adapter) == "tf.data" else set()
 
 
 def remedy(adapter):

@@ -45,13 +45,15 @@ class DataPosition:
         after_step: callable without arguments, called on the training thread between two steps, when all callbacks of
             the last one have been called or handed to their thread; not after the last step of an epoch. None for
             validation data: each validation is a whole one, with an iterator of its own.
+        after_epoch: callable without arguments or None, called when all steps of an epoch are taken, before Keras
+            validates.
         saved: what `get_state` returned in the run that is resumed, or None.
     """
 
-    def __init__(self, iterator, model, after_step=None, saved=None):
+    def __init__(self, iterator, model, after_step=None, after_epoch=None, saved=None):
         self._iterator = iterator
         self._adapter = adapter = iterator.data_adapter
-        self._after_step = after_step
+        self._after_step, self._after_epoch = after_step, after_epoch
         self._model = model
         self.kind = data_kinds.kind_of(adapter)
         self._seeds = data_kinds.data_seeds(adapter, model)
@@ -103,6 +105,10 @@ class DataPosition:
             return False
         return any(_overridden(dataset, name) for name in _HOOKS)
 
+    def shares_a_shuffle_with(self, other):
+        """Do two tf.data pipelines take their orders from one `shuffle`, turn by turn?"""
+        return bool(data_kinds.shuffles(self._adapter) & data_kinds.shuffles(other._adapter))
+
     def get_state(self, in_epoch=False):
         """A tree of plain values; `in_epoch` tells whether an epoch has begun and not ended."""
         trains = self._after_step is not None
@@ -134,7 +140,7 @@ class DataPosition:
         self._resume_step = saved["step"]
         self._on_resumed = on_resumed if saved["step"] else None
         before, now = saved["steps_per_epoch"], self.steps_per_epoch
-        if before and now and before != now:
+        if before and now and before != now and self._after_step is not None:
             self.warn(
                 f"an epoch had {before} steps when the run was saved, and has {now} now; the epoch begins anew. Give "
                 "the data and `batch_size` of before to go on in the middle of it"
@@ -223,6 +229,8 @@ class DataPosition:
                 self._after_step()
                 if self._model.stop_training:  # a guard has found a bad step meanwhile
                     return
+        if self._after_epoch is not None:
+            self._after_epoch()
 
     def _make(self):
         source = self._source()
@@ -253,7 +261,7 @@ class DataPosition:
 
     def _draws_to_watch(self):
         """Of how many draws the random state matters: those that draw from it on this thread."""
-        if self._reads_ahead:
+        if self._reads_ahead or self._after_step is None:
             return 0
         only_first = self.kind == "tf.data" or (self.kind == "arrays" and self._adapter._shuffle != "batch")
         return 1 if only_first else float("inf")

@@ -177,8 +177,9 @@ class LoaderSeeds:
 def _living_generators():
     # No registry lists them; one walk over the living objects at the begin of a `fit` does.
     kinds = {keras.random.SeedGenerator}
-    if "tensorflow" in sys.modules:
-        kinds.add(sys.modules["tensorflow"].random.Generator)
+    tensorflow_s = getattr(getattr(sys.modules.get("tensorflow"), "random", None), "Generator", None)
+    if tensorflow_s is not None:
+        kinds.add(tensorflow_s)
     return [each for each in gc.get_objects() if type(each) in kinds]
 
 

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, tf, torch
+from tf_tricks._layer_calls import DOOR
 
 # What Keras does not document and this module uses all the same.
 PRIVATE_ATTRIBUTES = {}
@@ -241,7 +242,7 @@ class CallRecorder:
     @contextlib.contextmanager
     def installed(self):
         """Send every layer, operation and elementary function through this recorder; put all back at the end."""
-        with contextlib.ExitStack() as stack:
+        with DOOR, contextlib.ExitStack() as stack:
             stack.enter_context(_replaced(keras.Operation, "__call__", self._layer_door(keras.Operation.__call__)))
             for owner, name in elementary_functions():
                 stack.enter_context(_replaced(owner, name, self._function_door(getattr(owner, name), name)))

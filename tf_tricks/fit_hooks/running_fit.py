@@ -34,7 +34,8 @@ class RunningFit:
     model: object
     epoch_iterator: object
     callback_list: object
-    validation: dict | None = None  # what Keras would make the iterator over the validation data from
+    validation: dict | None = None  # what Keras will make the iterator over the validation data from
+    validation_freq: object = 1
 
     @property
     def callbacks(self):
@@ -55,17 +56,25 @@ class RunningFit:
                 frame = frame.f_back
         return False
 
-    def validation_iterator(self):
-        """The iterator over the validation data, which Keras would make at the first validation.
+    def validates_after(self, epoch):
+        """Does `fit` validate at the end of this epoch?"""
+        frequency = self.validation_freq
+        if self.validation is None:
+            return False
+        return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
-        None where it has no position: arrays are read in their order each time, and a generator only goes on.
+    def validation_iterator(self):
+        """Make the iterator over the validation data, as Keras does just before the first validation.
+
+        On TensorFlow that reads the first batches, and so may draw random numbers: call it when Keras would.
+        None where there is no position to follow: arrays are read in their order each time, a generator only goes on,
+        and an iterator that Keras has made itself has been used already.
         """
-        if self.validation is None or not data_kinds.has_an_order(self.validation["x"]):
+        if self.validation is None or getattr(self.model, "_eval_epoch_iterator", None) is not None:
             return None
-        if getattr(self.model, "_eval_epoch_iterator", None) is None:
-            self.model._eval_epoch_iterator = type(self.epoch_iterator)(
-                **self.validation, steps_per_execution=self.model.steps_per_execution, shuffle=False
-            )
+        self.model._eval_epoch_iterator = type(self.epoch_iterator)(
+            **self.validation, steps_per_execution=self.model.steps_per_execution, shuffle=False
+        )
         return self.model._eval_epoch_iterator
 
     def begin_at(self, epoch):
@@ -84,7 +93,8 @@ def running_fit(model, owner):
         if frame.f_code.co_name == "fit" and frame.f_locals.get("self") is model:
             local = frame.f_locals
             if "epoch_iterator" in local and "callbacks" in local:
-                return RunningFit(model, local["epoch_iterator"], local["callbacks"], _validation(model, local))
+                found = _validation(model, local), local.get("validation_freq", 1)
+                return RunningFit(model, local["epoch_iterator"], local["callbacks"], *found)
         frame = frame.f_back
     raise RuntimeError(
         f"{type(owner).__name__} works inside of `model.fit` only: it has to see the data and the other callbacks. "
@@ -93,7 +103,10 @@ def running_fit(model, owner):
 
 
 def _validation(model, local):
-    if local.get("validation_data") is None:
+    names = ("val_x", "val_y", "val_sample_weight", "validation_batch_size", "batch_size", "validation_steps")
+    if local.get("validation_data") is None or not all(name in local for name in names):  # perhaps a `fit` of the user
+        return None
+    if not data_kinds.has_an_order(local["val_x"]):
         return None
     found = {
         "x": local["val_x"],

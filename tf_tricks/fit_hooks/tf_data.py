@@ -36,6 +36,11 @@ def random_operations(dataset):
     return found
 
 
+def shuffles(dataset):
+    """Ids of the datasets in a pipeline that shuffle."""
+    return {id(each) for each in _parts(dataset) if hasattr(each, "_seed2") and "Shuffle" in type(each).__name__}
+
+
 def captured(dataset):
     """The tensors from outside that the functions of a pipeline use, handles of variables among them."""
     functions = [function.function for each in _parts(dataset) for function in each._functions()]

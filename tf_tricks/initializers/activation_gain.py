@@ -7,6 +7,7 @@ gain inside f has no solution for tanh, whose values lie below 1).
 
 import contextlib
 import functools
+import inspect
 import math
 
 import keras
@@ -35,22 +36,15 @@ def activation_gain(activation, mirrored=False):
     Raises:
         ValueError: the activation is not elementwise, or its second moment is 0 or not finite.
     """
-    moment = _cached_moment(activation, mirrored) if _is_hashable(activation) else _moment(activation, mirrored)
-    return 1 / math.sqrt(moment)
-
-
-def _is_hashable(activation):
-    try:
-        hash(activation)
-    except TypeError:
-        return False
-    return True
+    # A layer may be unhashable, its weights change its gain, and a cache would keep it alive.
+    moment = _cached_moment if inspect.isfunction(activation) and not activation.__closure__ else _moment
+    return 1 / math.sqrt(moment(activation, mirrored))
 
 
 def _moment(activation, mirrored):
     if mirrored:
         moment = normal_mean(lambda z: (_values(activation, z) - _values(activation, -z)) ** 2) / 2
-    elif activation in _CLOSED_FORM:
+    elif inspect.isfunction(activation) and activation in _CLOSED_FORM:
         return _CLOSED_FORM[activation]
     else:
         moment = normal_mean(lambda z: _values(activation, z) ** 2)

@@ -70,7 +70,8 @@ class ActivationScaling(keras.initializers.VarianceScaling):
     Args:
         activation: the activation that the *inputs* of the kernel come from (in a plain network also the one that
             follows; for the first layer "linear"): name, `keras.activations` function, layer or any elementwise
-            callable. One that Keras does not know needs `keras.saving.register_keras_serializable` to be saved.
+            callable. One that Keras does not know needs `keras.saving.register_keras_serializable` to be saved, and in
+            attention and `EinsumDense`, which copy their initializers by way of the config.
         mode: "fan_in" keeps the signal on its way forward, "fan_out" that of the gradient on its way back (where the
             activation has the slope of a relu), "fan_avg" is between the two.
         distribution: "truncated_normal", "normal", "uniform", "orthogonal" or "delta_orthogonal". "orthogonal" has
@@ -123,7 +124,7 @@ class ActivationScaling(keras.initializers.VarianceScaling):
         self.activation = _activation(activation)
         self.gain = activation_gain(self.activation, mirrored in ("inputs", "both"))
         # The base class makes `EinsumDense`, and so attention, hand over which axes are summed.
-        super().__init__(scale=self.gain**2, mode=mode, seed=None)
+        super().__init__(scale=self.gain**2, mode=mode, seed=0)  # None would draw from Python's `random`
         self._given_seed, self.seed = seed, as_seed(seed)
         self.distribution = distribution
         self.input_axes = _axes("input_axes", input_axes)

@@ -8,14 +8,18 @@ import typing
 import keras
 import numpy as np
 
+from tf_tricks import _layer_calls
 from tf_tricks._checks import check_bool, check_instance, check_integer, check_number
-from tf_tricks.initializers import _layer_calls
-from tf_tricks.initializers._random import as_seed, orthogonal
-from tf_tricks.initializers._table import text_table
+from tf_tricks._text_table import text_table
+from tf_tricks.initializers._random import as_seed
+from tf_tricks.initializers.activation_scaling import ActivationScaling
 
 
 class LSUVRow(typing.NamedTuple):
-    """One kernel: its variable's path, the stddev of its outputs before and after, and how often it was divided."""
+    """One kernel: its variable's path, the stddev of its outputs before and after, and how often it was divided.
+
+    A kernel that did not converge has its old value again.
+    """
 
     kernel: str
     stddev_before: float
@@ -30,7 +34,8 @@ class LSUVReport:
 
     Attributes:
         rows: list of `LSUVRow`s in the order of the forward pass.
-        skipped: list of str, paths of kernels that no layer call in this run used or that nothing could be done for.
+        skipped: list of str, paths of the weights with two axes or more that were left alone: frozen, not used in this
+            run, or not a kernel in the sense of `lsuv`.
     """
 
     rows: list
@@ -46,24 +51,28 @@ def lsuv(model, x, tolerance=0.05, max_divisions=10, orthonormal=True, seed=None
 
     Kernels become orthonormal, and are then divided by the standard deviation of their layer's outputs (over samples,
     positions and units, before the layer's own activation and with the bias in place). Each layer is done when the
-    forward pass gets to it, so that it sees what the layers before it have become: one pass does them all.
+    forward pass gets to it, so that it sees what the layers before it have become: one pass does them all. A kernel
+    that does not get there is given its old value back, and all are if the run ends in an exception.
 
     Works for any model that can run eagerly: functional, sequential, subclassed, with shared layers (the first call of
     a shared layer counts). A model that is not built is built by this call. It runs as in training (dropout is on,
-    batch normalisation takes the statistics of the batch). Biases, statistics, states of random generators and
+    batch normalisation takes the statistics of the batch). Biases, statistics, the model's random generators and the
     optimizer stay as they are, and nothing is left attached to the model. Call `zero_init_residual` after it, not
     before: it would make a kernel of zeros orthonormal again.
 
-    Which kernels: `kernel` and `pointwise_kernel` of dense layers, convolutions and `EinsumDense` (attention), and the
-    one trainable weight with two axes or more of a layer of your own. Embeddings and recurrent cells are left alone.
+    Which kernels: the trainable attribute `kernel` or `pointwise_kernel` of dense layers, convolutions, `EinsumDense`
+    (attention) and layers of your own. Frozen ones, embeddings, recurrent cells and all other weights are left alone.
 
     Args:
         model: keras.Model.
         x: one batch as `model` takes it; some hundred samples, preprocessed as in training.
         tolerance: float > 0, how far from 1 the standard deviation may stay.
         max_divisions: int >= 1, how often a kernel is divided at most (one is enough where outputs are linear in it).
-        orthonormal: bool. False: keep the directions that the kernels have, set their scale only.
-        seed: None, int or `keras.random.SeedGenerator` of the orthonormal kernels.
+        orthonormal: bool. True: as matrices of inputs times outputs, as in `ActivationScaling`: one per channel of a
+            depthwise convolution, of the summed and the kept axes in `EinsumDense`. False: keep the directions that
+            the kernels have, set their scale only.
+        seed: None, int or `keras.random.SeedGenerator` of the orthonormal kernels. None draws an int from Python's
+            `random`, as Keras's initializers do.
     Returns:
         An `LSUVReport`; `print` it.
     Raises:
@@ -90,22 +99,27 @@ def lsuv(model, x, tolerance=0.05, max_divisions=10, orthonormal=True, seed=None
 
 
 def _one_pass(model, x, tolerance, max_divisions, orthonormal, seed):
-    rows, done = {}, set()
+    rows, kept = [], {}
 
     def answer(layer, call):
         kernel = kernel_of(layer)
-        if kernel is None or id(kernel) in done:
+        if kernel is None or id(kernel) in kept:
             return call()
-        done.add(id(kernel))
-        activation, linear = getattr(layer, "activation", None), keras.activations.linear
-        if activation is None:
-            rows[kernel.path] = _unit_variance(kernel, call, tolerance, max_divisions, orthonormal, seed)
-        else:
-            layer.activation = linear
-            try:
-                rows[kernel.path] = _unit_variance(kernel, call, tolerance, max_divisions, orthonormal, seed)
-            finally:
+        old = _in_full_precision(lambda: keras.ops.copy(kernel.value))
+        kept[id(kernel)] = kernel, old
+        start = _orthonormal(layer, kernel, seed) if orthonormal else old
+        activation = getattr(layer, "activation", None)
+        if activation is not None:
+            layer.activation = keras.activations.linear
+        try:
+            row = _unit_variance(kernel, start, call, tolerance, max_divisions)
+        finally:
+            if activation is not None:
                 layer.activation = activation
+        if not row.converged:
+            _in_full_precision(lambda: kernel.assign(old))
+            row = row._replace(stddev=row.stddev_before)
+        rows.append(row)
         return call()
 
     # What the run itself changes: statistics of batch normalisation, counters of random generators.
@@ -113,40 +127,36 @@ def _one_pass(model, x, tolerance, max_divisions, orthonormal, seed):
     try:
         with _layer_calls.answered_by(answer):
             _layer_calls.inference_or_training(model, x, True)
+    except BaseException:  # also Ctrl-C
+        states += kept.values()
+        raise
     finally:
-        changed = [(v, value) for v, value in states if id(v) not in done]
-        for variable, value in changed:
+        for variable, value in states:
             variable.assign(value)
     if not rows:
         raise ValueError(
-            f"`model` must have a kernel in a layer that runs eagerly. Received: model={model!r} with weights "
-            f"{[v.path for v in model.weights]}"
+            "`model` must have a kernel in a layer that runs eagerly, and a trainable one. "
+            f"Received: model={model!r} with weights {[v.path for v in model.weights]}"
         )
-    kernels = [v for v in model.trainable_variables if len(v.shape) > 1 and v.name != "bias"]
-    return LSUVReport(list(rows.values()), [v.path for v in kernels if v.path not in rows])
+    others = [v for v in model.weights if len(v.shape) > 1 and v.name != "bias" and id(v) not in kept]
+    return LSUVReport(rows, [v.path for v in others])
 
 
 def kernel_of(layer):
-    """The variable that the outputs of `layer` are linear in, or None."""
-    if isinstance(layer, (keras.Model, keras.layers.Embedding, keras.layers.RNN)):
-        return None
+    """The trainable variable that the outputs of `layer` are linear in, or None."""
     for name in ("pointwise_kernel", "kernel"):
         kernel = getattr(layer, name, None)
-        if isinstance(kernel, keras.Variable):
-            return None if hasattr(layer, "recurrent_kernel") else kernel
-    matrices = [v for v in layer.trainable_variables if len(v.shape) > 1]
-    return matrices[0] if len(matrices) == 1 and len(layer.trainable_variables) <= 2 else None
+        if isinstance(kernel, keras.Variable) and not hasattr(layer, "recurrent_kernel"):
+            # A wrapper may hold the kernel of the layer inside, which is the one to look at.
+            own = kernel.path.rpartition("/")[0] == layer.path
+            return kernel if own and kernel.trainable and len(kernel.shape) > 1 else None
+    return None
 
 
-def _unit_variance(kernel, call, tolerance, max_divisions, orthonormal, seed):
-    before = stddev = _stddev(call())
-    if orthonormal:
-        start = _orthonormal(kernel.shape, seed)
-        _in_full_precision(lambda: kernel.assign(start))
-        stddev = _stddev(call())
-    else:
-        start = _in_full_precision(lambda: keras.ops.copy(kernel.value))
-    scale, divisions = 1.0, 0
+def _unit_variance(kernel, start, call, tolerance, max_divisions):
+    before = _stddev(call())
+    _in_full_precision(lambda: kernel.assign(start))
+    stddev, scale, divisions = _stddev(call()), 1.0, 0
     # A constant or non-finite output has no scale to set: the table shows it.
     while abs(stddev - 1) > tolerance and divisions < max_divisions and 0 < stddev < math.inf:
         scale, divisions = scale * stddev, divisions + 1
@@ -173,9 +183,17 @@ def _in_full_precision(function):
     return layer.result
 
 
-def _orthonormal(shape, seed):
-    matrix = orthogonal((math.prod(shape[:-1]), shape[-1]), seed, "float32")
-    return keras.ops.reshape(matrix, shape)
+def _orthonormal(layer, kernel, seed):
+    arguments = {}
+    if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
+        arguments["kind"] = "depthwise"
+    elif isinstance(layer, keras.layers.EinsumDense):
+        inputs, letters, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
+        axes = list(enumerate(letters))
+        arguments["input_axes"] = [i for i, letter in axes if letter in inputs and letter not in outputs]
+        arguments["output_axes"] = [i for i, letter in axes if letter in outputs and letter not in inputs]
+    draw = ActivationScaling("linear", distribution="orthogonal", seed=seed, **arguments)
+    return draw(kernel.shape, dtype="float32")
 
 
 def _stddev(outputs):

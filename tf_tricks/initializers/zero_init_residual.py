@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tf_tricks._checks import check_instance
-from tf_tricks.initializers._table import text_table
+from tf_tricks._text_table import text_table
 
 
 class ZeroedScale(typing.NamedTuple):
@@ -120,7 +120,10 @@ def last_scale(layer):
 def passes_zero(activation):
     """Is the activation 0 at 0, with a slope on both sides?"""
     points = np.array([[-1e-3, 0.0, 1e-3]], "float32")
-    below, at, above = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(points)))[0]
+    try:
+        below, at, above = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(points)))[0]
+    except Exception:  # an activation that is not elementwise (glu) does not take, or not return, three numbers
+        return False
     return at == 0 and min(abs(below), abs(above)) > 1e-5
 
 

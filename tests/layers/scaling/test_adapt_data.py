@@ -143,6 +143,55 @@ def test_steps_end_data_without_an_end():
         assert (layer.statistics.moments.count == 60).all()
 
 
+def test_data_without_an_end_needs_steps():
+    class Endless(Rows):
+        num_batches = None
+
+    tf = pytest.importorskip("tensorflow")
+    for data in (Endless("x"), tf.data.Dataset.from_tensor_slices(X).batch(20).repeat()):
+        with pytest.raises(ValueError, match="`steps` must be given, because `data` has no end"):
+            Standardize().adapt(data)
+        layer = Standardize()
+        layer.adapt(data, steps=2)
+        assert (layer.statistics.moments.count == 40).all()
+
+
+def test_steps_of_a_dict_of_arrays():
+    with pytest.raises(ValueError, match="`steps` must be None for a dict of arrays. Received: steps=1"):
+        Standardize().adapt({"a": X, "b": X}, steps=1)
+
+
+@pytest.mark.parametrize("kind", ["generator", "list", "tf.data"])
+def test_several_inputs_in_a_tuple_are_refused(kind):
+    batches = [((each, each), Y[: len(each)]) for each in BATCHES]
+    data = {
+        "generator": lambda: iter(batches),
+        "list": lambda: batches,
+        "tf.data": lambda: tf_dataset((X, X), Y),
+    }[kind]()
+    with pytest.raises(TypeError, match="`data` must hold several inputs as a dict. Received: a tuple of them"):
+        Standardize().adapt(data)
+
+
+def test_single_rows_of_a_dict_with_vectors():
+    for features in ({"a": X, "b": X[:, 0]}, {"a": X, "b": X[:, :2]}):
+        layer = Standardize()
+        layer.adapt(tf_dataset(features, batch=None))
+        for name, values in features.items():
+            mean = np.atleast_1d(values.mean(axis=0, dtype="float64"))
+            np.testing.assert_allclose(layer.statistics[name].moments.mean, mean, rtol=1e-6)
+    either = tf_dataset({"a": X[:80, 0], "b": X[:80, 1]}, batch=None).batch(20, drop_remainder=True)
+    for dataset in (either, tf_dataset({"a": X}, batch=None)):
+        with pytest.raises(ValueError, match="`data` must tell rows from batches"):
+            Standardize().adapt(dataset)
+
+
+def test_a_single_number_is_no_data():
+    for number in (np.float32(3), keras.ops.convert_to_tensor(3.0)):
+        with pytest.raises(ValueError, match="`data` must have a batch axis"):
+            Standardize().adapt(number)
+
+
 def test_an_array_is_read_in_views(monkeypatch):
     monkeypatch.setattr(_adapt_data, "BLOCK", 40)
     blocks = list(_adapt_data.batches_of(X))

@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn import datasets
 
 from tf_tricks.layers.scaling.auto_scale import AutoScale
 from tf_tricks.layers.scaling.statistics import Statistics
@@ -123,13 +123,45 @@ def test_missing_values_change_no_choice():
     np.testing.assert_array_equal(np.isnan(numpy_of(layer(x))[:, 1:]), np.isnan(x)[:, 1:])
 
 
-def test_real_data():
-    choices = AutoScale().adapt(load_breast_cancer().data, verbose=0)
-    assert {each.method for each in choices} <= {"standardize", "as is", "log", "tanh"}
-    digits = AutoScale()
-    methods = [each.method for each in digits.adapt(load_digits().data, verbose=0)]
-    assert [i for i, method in enumerate(methods) if method == "zero"] == [0, 32, 39]
-    assert np.abs(numpy_of(digits(load_digits().data))).max() < 45
+@pytest.mark.parametrize("rows", [10_000, 100_000, 1_000_000])
+def test_the_choice_does_not_depend_on_the_number_of_rows(rows):
+    rng = np.random.default_rng(1)
+    draws = {
+        "exponential": (rng.exponential(size=rows), "standardize"),
+        "laplace": (rng.laplace(size=rows), "standardize"),
+        "lognormal": (rng.lognormal(0, 1.2, rows), "log"),
+        "student": (rng.standard_t(2, rows), "tanh"),
+        "outlier": (np.r_[rng.normal(size=rows - 1), 1e8], "tanh"),
+    }
+    choices = AutoScale().adapt(np.stack([values for values, _ in draws.values()], axis=1), verbose=0)
+    assert dict(zip(draws, (each.method for each in choices), strict=True)) == {
+        name: method for name, (_, method) in draws.items()
+    }
+
+
+def test_a_feature_that_is_constant_but_for_its_last_bits():
+    x = np.full((100, 1), 0.1)
+    x[::2] = np.nextafter(0.1, 1)
+    layer = AutoScale()
+    assert layer.adapt(x, verbose=0)[0].method == "zero"
+    assert numpy_of(layer(np.array([[0.2]])))[0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("load", "others"),  # all other features are standardized
+    [
+        ("breast_cancer", {13: "log"}),  # the error of the area
+        ("wine", {7: "as is"}),
+        ("diabetes", {}),
+        ("digits", {0: "zero", 32: "zero", 39: "zero", 24: "as is", 31: "as is", 56: "as is"}),
+    ],
+)
+def test_real_data(load, others):
+    x = getattr(datasets, f"load_{load}")().data
+    layer = AutoScale()
+    methods = [each.method for each in layer.adapt(x, verbose=0)]
+    assert methods == [others.get(i, "standardize") for i in range(x.shape[1])]
+    assert np.abs(numpy_of(layer(x))).max() < 45
 
 
 def test_dict_of_features(capsys):

@@ -92,6 +92,12 @@ def test_few_rows_are_exact(shape):
     np.testing.assert_array_equal(Quantiles().update(x).quantile(0.5), expected[4:5])
 
 
+@pytest.mark.parametrize("rows", [2, 4, 178, 442, 569, 1797, 4000])
+def test_as_many_quantiles_as_rows_are_the_rows(rows):
+    x = np.random.default_rng(rows).integers(0, 20, rows).astype("float64")
+    np.testing.assert_array_equal(Quantiles().update(x).quantile(np.linspace(0, 1, rows))[:, 0], np.sort(x))
+
+
 def test_each_feature_by_itself():
     rng = np.random.default_rng(0)
     x = np.stack([rng.normal(size=50_000), rng.lognormal(0, 3, 50_000), np.full(50_000, 2.0)], axis=1)

@@ -7,6 +7,8 @@ import sys
 import keras
 import pytest
 
+import tf_tricks.layers.scaling
+
 SCRIPT = pathlib.Path(__file__).parents[3] / "benchmarks" / "scaling.py"
 
 
@@ -28,9 +30,10 @@ def test_it_measures_every_layer(benchmark, tmp_path, capsys):
     text = output.read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert keras.__version__ in text
+    assert set(benchmark.LAYERS) >= set(tf_tricks.layers.scaling.__all__)
     for name in benchmark.LAYERS:
         rows = [line.split(" | ") for line in text.splitlines() if line.startswith(f"| **{name}** |")]
-        assert len(rows) >= 3  # adapt, memory, call
+        assert len(rows) >= 4  # adapt, memory, call in training and in evaluation
         assert all(float(row[1]) > 0 for row in rows)
     accuracy = [line.split(" | ") for line in text.splitlines() if " | **Standardize** | " in line]
     assert len(accuracy) == 4 and all(float(row[3].strip(" |")) < 1e-6 for row in accuracy)

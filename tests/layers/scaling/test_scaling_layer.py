@@ -1,6 +1,7 @@
 """What every scaling layer does, whatever its formula: data, axes, dtypes, files, dicts, and where it runs."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -160,6 +161,72 @@ def test_split_is_exact():
     assert (split(x).astype("float64").sum(axis=0) == x).all()
 
 
+# --- inputs of another shape ------------------------------------------------------------------------------------------
+
+
+@every_layer
+@pytest.mark.parametrize("shape", [(8, 1), (8, 5), (1,), (8,), ()])
+def test_inputs_of_another_number_of_features_are_refused(name, shape):
+    layer = adapted(name)
+    for method in (layer, layer.inverse):
+        if name == "Whiten" and method != layer:
+            continue  # components
+        with pytest.raises(ValueError, match=r"has the constants of inputs of shape \(None, 4\).*Received: inputs of"):
+            method(np.zeros(shape, "float32"))
+
+
+@every_layer
+def test_a_layer_of_one_feature_takes_no_more(name):
+    one, scalars = adapted(name, table()[:, :1]), adapted(name, table()[:, 0])
+    for layer, shape in ((one, (None, 1)), (scalars, (None,))):
+        for inputs in (np.zeros((8, 4), "float32"), np.zeros((8, 3, 2))):
+            with pytest.raises(ValueError, match=re.escape(f"has the constants of inputs of shape {shape}")):
+                layer(inputs)
+    x = table()[:, :1]
+    np.testing.assert_array_equal(
+        to_numpy(scalars(x)).ravel(), to_numpy(one(x)).ravel()
+    )  # Keras makes this of `keras.Input(())`
+
+
+@every_layer
+def test_rows_that_were_taken_for_batches_of_scalars(name):
+    for rows in (list(table()), (row for row in table())):
+        layer = adapted(name, rows)
+        with pytest.raises(ValueError, match=r"inputs of shape \(None,\).*Received: inputs of shape \(200, 4\)"):
+            layer(table())
+
+
+def test_more_or_fewer_axes_in_front_are_fine():
+    x = table()
+    layer = adapted("Standardize", x)
+    expected = to_numpy(layer(x))
+    np.testing.assert_array_equal(to_numpy(layer(x[0])), expected[0])
+    np.testing.assert_array_equal(to_numpy(layer(x.reshape(10, 20, 4))), expected.reshape(10, 20, 4))
+    everything = adapted("Standardize", x.ravel(), axis=None)
+    assert tuple(everything(x).shape) == x.shape
+
+
+# --- the range of the weights -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Whiten-zca"])
+def test_constants_beyond_float32_are_refused(name):
+    layer = MAKE[name]()
+    data = np.random.default_rng(0).normal(size=(50, 2)) * 1e39
+    with pytest.raises(ValueError, match=r"must be at most 3.4e\+38 in size.*Received: .*e\+[34]"):
+        layer.adapt(data)
+    assert not layer.built
+    layer.adapt(data * 1e-2)
+    assert np.isfinite(to_numpy(layer(data * 1e-2))).all()
+
+
+def test_given_constants_beyond_float32_are_refused():
+    for layer in (TanhScale(C=1e39), SignedLogScale(scale=[1.0, 1e39]), Standardize(mean=-1e39, variance=1.0)):
+        with pytest.raises(ValueError, match=r"must be at most 3.4e\+38 in size.*Received: (scale|mean)=-?1e\+39"):
+            layer(np.zeros((3, 2)))
+    assert np.isfinite(to_numpy(Standardize(mean=0.0, variance=1e60)(np.ones((3, 2))))).all()  # its root is in range
+
+
 # --- missing, infinite and constant values ----------------------------------------------------------------------------
 
 
@@ -213,6 +280,22 @@ def test_a_constant_feature_stays_finite_on_other_values(name, value):
         for y in outputs:
             np.testing.assert_array_equal(y[:, 1], np.float32(middle))
         np.testing.assert_allclose(to_numpy(layer.inverse(layer(other)))[:, 1], value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Standardize", "RobustScale", "MinMaxScale"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [0.1, -1e8, 3e-20])
+def test_a_feature_that_is_constant_but_for_its_last_bits(name, dtype, value):
+    x = np.full((300, 2), value, dtype)
+    x[::3, 0] = np.nextafter(x[::3, 0], np.dtype(dtype).type(0))
+    x[1::3, 0] = np.nextafter(x[1::3, 0], np.dtype(dtype).type(np.inf))
+    x[:, 1] += np.arange(300) * np.abs(x[:, 1]) * 1e-2
+    layer = adapted(name, x)
+    y = to_numpy(layer(np.array([[2 * value, value], [0.0, value]], dtype)))
+    assert (y[:, 0] == (-1 if name == "MinMaxScale" else 0)).all()
+    assert to_numpy(layer(x))[:, 1].std() > 0.3
+    halves = type(layer).from_statistics(Statistics(layer.kinds).update(x[:9]).merge(layer.statistics))
+    assert len(set(to_numpy(halves(x))[:, 0])) == 1
 
 
 # --- files, weights, configs ------------------------------------------------------------------------------------------
@@ -297,6 +380,25 @@ def test_fit_with_a_layer_without_statistics_raises_and_works_afterwards(jit, ba
         model.fit(x, x[:, :1], verbose=0)
     model.layers[0].adapt(x)
     assert np.isfinite(model.fit(x, x[:, :1] / 1000, verbose=0).history["loss"][0])
+
+
+def test_weights_of_a_layer_without_statistics_are_noticed(tmp_path):
+    x = table()
+    for data in (x, {"a": x, "b": x[:, 0]}):
+        layer, empty = adapted("Standardize", data), Standardize()
+        empty.build({name: value.shape for name, value in data.items()} if isinstance(data, dict) else x.shape)
+        layer(data)
+        layer.set_weights(empty.get_weights())
+        with pytest.raises(ValueError, match="has no statistics yet"):
+            layer(data)
+        layer.set_weights(adapted("Standardize", data).get_weights())
+        layer(data)
+    model_of(Standardize()).save_weights(tmp_path / "empty.weights.h5")
+    model = model_of(adapted("Standardize"))
+    model.predict(x, verbose=0)
+    model.load_weights(tmp_path / "empty.weights.h5")
+    with pytest.raises(ValueError, match="has no statistics yet"):
+        model.layers[0](x)
 
 
 # --- in models --------------------------------------------------------------------------------------------------------
@@ -419,6 +521,12 @@ def test_a_dict_of_features_in_tf_data():
     for key, value in data.items():
         y = np.concatenate([each[key] for each in mapped])
         np.testing.assert_allclose(y, reference("Standardize", value, value), rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_with_a_slash():
+    x = table()
+    layer = adapted("Standardize", {"size/width": x})
+    np.testing.assert_array_equal(to_numpy(layer({"size/width": x})["size/width"]), to_numpy(adapted("Standardize")(x)))
 
 
 def test_errors_of_dicts():

@@ -104,6 +104,19 @@ def test_parts_merge_into_the_whole(parts):
     check_moments(whole, x, rtol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_constant_but_for_rounding(dtype):
+    one = np.dtype(dtype).type(0.1)
+    x = np.array([one, np.nextafter(one, 2 * one), np.nextafter(one, 0 * one)])
+    assert Moments().update(x).constant.all() and x.var() > 0
+    assert not Moments().update(x.astype("float32") + np.float32(1e-5) * np.arange(3)).constant.any()
+    assert Moments().update(x[:1]).merge(Moments().update(x[1:])).constant.all()
+    big = 10**15 + np.arange(3)
+    assert not Moments().update(big).constant.any()  # integers are not rounded
+    far = 1e8 + np.random.default_rng(0).normal(size=10)
+    assert not Moments().update(far).constant.any()
+
+
 # --- missing values -----------------------------------------------------------------------------------------------
 
 

@@ -26,9 +26,14 @@ def batches_of(data, steps=None):
 
     Raises:
         TypeError: `data` is nothing of the kind.
-        ValueError: an array has no batch axis.
+        ValueError: an array has no batch axis; `steps` is missing for data without an end, or given for a dict of
+            arrays.
     """
+    if steps is None and _has_no_end(data):
+        raise ValueError("`steps` must be given, because `data` has no end. Received: steps=None")
     if isinstance(data, dict):
+        if steps is not None:
+            raise ValueError(f"`steps` must be None for a dict of arrays. Received: steps={steps!r}")
         for name, column in data.items():
             for block in _blocks(column if is_array(column) else np.asarray(column)):
                 yield {name: block}
@@ -57,7 +62,7 @@ def count_batches(data, steps):
         return None  # they come joined
     if isinstance(data, keras.utils.PyDataset):
         found = data.num_batches
-    elif is_array(data):
+    elif is_array(data) and len(data.shape):
         found = len(range(0, len(data), _rows(data)))
     else:
         found = None  # the length of a list of numbers is not its number of batches
@@ -87,6 +92,12 @@ def to_numpy(x):
     return x.astype("float32") if x.dtype.kind == "V" else x  # bfloat16 and the like
 
 
+def _has_no_end(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    return hasattr(data, "as_numpy_iterator") and int(data.cardinality()) == -1  # tf.data.INFINITE_CARDINALITY
+
+
 def _rows(array):
     return max(1, BLOCK // max(1, int(np.prod(array.shape[1:]))))
 
@@ -108,9 +119,32 @@ def _holds_arrays(batch):
 def _features(batch):
     if isinstance(batch, list | tuple) and any(_holds_arrays(each) for each in batch):
         batch = batch[0]
+        if isinstance(batch, list | tuple) and any(_holds_arrays(each) for each in batch):
+            raise _several_inputs(batch)
     if isinstance(batch, dict):
         return {name: to_numpy(column) for name, column in batch.items()}
     return to_numpy(batch)
+
+
+def _several_inputs(features):
+    return TypeError(f"`data` must hold several inputs as a dict. Received: a {type(features).__name__} of them")
+
+
+def _single(spec):
+    """Are the elements of a tf.data.Dataset single rows? A vector is one unless its length is unknown, as in Keras."""
+    if not isinstance(spec, dict):
+        return spec.shape.rank == 0 or (spec.shape.rank == 1 and spec.shape[0] is not None)
+    shapes = [each.shape for each in spec.values()]
+    if any(shape.rank is None for shape in shapes):
+        return False
+    firsts = {shape[0] if shape.rank else 0 for shape in shapes}
+    if all(shape.rank == 1 for shape in shapes) and len(firsts) == 1 and None not in firsts:
+        raise ValueError(
+            "`data` must tell rows from batches: dicts of vectors of one length may be either. Batch single rows; for "
+            f"batches of scalars leave out `drop_remainder`. Received: data with elements of shape {shapes[0]}"
+        )
+    # The features of a batch have as many rows each.
+    return any(shape.rank == 0 for shape in shapes) or len(firsts - {None}) > 1
 
 
 def _batched(dataset, steps):
@@ -118,10 +152,9 @@ def _batched(dataset, steps):
     if isinstance(dataset.element_spec, tuple):
         dataset = dataset.map(lambda features, *labels: features)
     spec = dataset.element_spec
-    if isinstance(spec, dict):
-        single = all(each.shape.rank == 0 for each in spec.values())
-    else:
-        single = spec.shape.rank == 0 or (spec.shape.rank == 1 and spec.shape[0] is not None)
+    if isinstance(spec, tuple):
+        raise _several_inputs(spec)
+    single = _single(spec)
     if single:
         dataset = dataset.batch(ROWS)
     if steps is not None:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from tf_tricks._checks import check_axis
-from tf_tricks.layers.scaling._constants import Split, split, value_outside_of_tracing
+from tf_tricks.layers.scaling._constants import Split, check_float32, split, value_outside_of_tracing
 from tf_tricks.layers.scaling._features import kept_axes
 from tf_tricks.layers.scaling._namespaces import NUMPY, OPS, namespace_of, working_dtype
 
@@ -81,6 +81,7 @@ class ConstantsLayer(keras.layers.Layer):
                     f"{type(self).__name__}: inputs of shape {self._shape} with axis={self.axis!r} have "
                     f"{self._features} features, the statistics have another number: {name} has shape {value.shape}."
                 )
+            check_float32(name, value)
             self._add_constant(name, split(value))
         self._pending = ()
 
@@ -107,7 +108,7 @@ class ConstantsLayer(keras.layers.Layer):
     def _make_parts(self, names):
         for name in sorted(names):
             if name not in self._parts:
-                config = {**self.get_config(), "name": str(name)}
+                config = {**self.get_config(), "name": str(name).replace("/", "_")}  # Keras allows no "/" there
                 self._parts[name] = type(self).from_config(config)
 
     def _set(self, constants):
@@ -125,6 +126,15 @@ class ConstantsLayer(keras.layers.Layer):
             except TypeError:  # Keras's JAX trainer has taken the value out of the variable: see `variables`
                 pass
         return self._known
+
+    def set_weights(self, weights):
+        super().set_weights(weights)
+        for layer in (self, *self._parts.values()):
+            layer._known = False  # the new ones may be those of a layer without statistics
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self._known = False
 
     @property
     def variables(self):
@@ -182,7 +192,7 @@ class ConstantsLayer(keras.layers.Layer):
         if isinstance(inputs, dict):
             self._check_names(inputs)
             return {name: part(inputs[name]) for name, part in self._parts.items()}
-        return self._apply(self.scale_values, inputs, self.compute_dtype)
+        return self._apply(self.scale_values, inputs, self._shape, self.compute_dtype)
 
     def inverse(self, y):
         """Return the inputs that the layer turns into `y`; float32, or float64 where `y` is, because they are raw.
@@ -199,14 +209,18 @@ class ConstantsLayer(keras.layers.Layer):
             y = np.asarray(y)
         if not self.built:
             self.build(tuple(y.shape))
-        return self._apply(self.unscale_values, y, None)
+        # Components are not the features: the matrix product checks their number.
+        expected = self._shape if tuple(self.compute_output_shape(self._shape)) == self._shape else None
+        return self._apply(self.unscale_values, y, expected, None)
 
-    def _apply(self, function, x, dtype):
+    def _apply(self, function, x, expected, dtype):
         if not self._is_known():
             raise ValueError(
                 f"{type(self).__name__} {self.name!r} has no statistics yet: call `adapt(data)` before the layer is "
                 "used, make it with `from_statistics`, or load weights."
             )
+        if expected is not None:
+            self._check_shape(x.shape)
         xp = namespace_of(x)
         if xp is OPS:
             x = keras.ops.convert_to_tensor(x)
@@ -216,6 +230,23 @@ class ConstantsLayer(keras.layers.Layer):
         if xp is NUMPY:
             return keras.ops.convert_to_tensor(y, dtype or keras.config.floatx())
         return xp.cast(y, dtype or working)
+
+    def _check_shape(self, shape):
+        """Raise unless inputs of `shape` have the features of the constants: what broadcasts is not always right."""
+        if getattr(shape, "rank", 0) is None:
+            return  # a TensorFlow graph that knows it later
+        ndim, view = len(self.view_shape(self._shape)), self.view_shape(shape)
+        offsets = [each - ndim for each in self._kept]  # from the end: a single row lacks the axis of the batch
+        fits = -min(offsets, default=0) <= len(view) and all(
+            view[offset] in (None, size) for offset, size in zip(offsets, self._kept_shape, strict=True)
+        )
+        if ndim == 1 and self.axis is not None:  # scalars; Keras makes (batch, 1) of them
+            fits = all(size in (None, 1) for size in view[1:])
+        if not fits:
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} has the constants of inputs of shape {self._shape} with "
+                f"axis={self.axis!r}. Received: inputs of shape {tuple(shape)}"
+            )
 
     def _check_names(self, features):
         if set(features) != set(self._parts):

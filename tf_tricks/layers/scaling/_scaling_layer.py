@@ -7,6 +7,7 @@ import numpy as np
 
 from tf_tricks._checks import check_bool, check_integer, check_one_of, check_optional
 from tf_tricks.layers.scaling._adapt_data import batches_of, count_batches, with_progress
+from tf_tricks.layers.scaling._constants import check_float32
 from tf_tricks.layers.scaling._constants_layer import ConstantsLayer
 from tf_tricks.layers.scaling._features import columns_of, kept_axes
 from tf_tricks.layers.scaling.statistics import Statistics
@@ -45,18 +46,24 @@ class ScalingLayer(ConstantsLayer):
         return self._statistics
 
     def adapt(self, data, steps=None, *, reset=True, verbose="auto"):
-        """Learn the constants from `data` in one pass, with one batch in memory. Call it before `fit`.
+        """Learn the constants from `data` in one pass, with one batch in memory, and the one that is being made.
+
+        Call it before `fit`, and before the layer is mapped over a `tf.data.Dataset`: on JAX and Torch such a pipeline
+        keeps the constants that the layer had when it was traced. Data and constants may be up to 3.4e38 in size; below
+        about 1e-31 they lose digits.
 
         Args:
             data: a NumPy array, a tensor, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a DataLoader, or an iterable
                 of batches; with or without labels. Or a dict of arrays, or batches that are dicts: each entry gets
                 statistics of its own, and the layer takes and returns a dict. NaN counts as missing and is left out.
-            steps: int >= 1 or None, the number of batches to look at; needed if the data has no end.
+            steps: int >= 1 or None, the number of batches to look at; needed if the data has no end. None for a dict of
+                arrays, which has no batches.
             reset: bool. True: start anew. False: go on, as if the data came behind that of the calls before.
             verbose: "auto", 0 or 1. A progress bar appears after three seconds, unless 0.
         Raises:
-            TypeError, ValueError: an argument is out of range; the data is empty, holds an infinite value, a feature
-                without any value or another number of features than before. The layer is then as it was.
+            TypeError, ValueError: an argument is out of range; the data is empty, has no end and `steps` is None, holds
+                an infinite value, a tuple of several inputs, a feature without any value or another number of features
+                than before. The layer is then as it was.
         """
         steps = check_optional(check_integer, "steps", steps, 1)
         check_bool("reset", reset)
@@ -149,7 +156,10 @@ class ScalingLayer(ConstantsLayer):
             empty = np.flatnonzero(np.atleast_1d(getattr(statistics, kind).count) == 0)
             if empty.size:
                 raise ValueError(f"`data` must have a value for every feature. Received: data without one for {empty}")
-        return self.constants_from(statistics)
+        constants = self.constants_from(statistics)
+        for name, value in constants.items():
+            check_float32(name, value)
+        return constants
 
     @classmethod
     def from_statistics(cls, statistics, **arguments):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from tf_tricks._text_table import text_table
 from tf_tricks.layers.scaling._constants import reciprocal
 from tf_tricks.layers.scaling._scaling_layer import ScalingLayer
 from tf_tricks.layers.scaling.tanh_scale import GRID, LARGEST, size_quantile
@@ -13,7 +14,9 @@ from tf_tricks.layers.scaling.tanh_scale import GRID, LARGEST, size_quantile
 LINEAR, LOG, TANH = range(3)  # the formulas
 MANY_ORDERS = 1000  # 95 % quantile of the sizes over their 5 % one; 31 for a normal distribution around 0
 SOME_ORDERS = 10  # the same: from here on, a long tail is part of the distribution rather than a few outliers
-HEAVY_TAIL = 30  # largest distance from the median over the typical one; 7 for a million normal values
+# Both do not depend on the number of rows: the variance is finite wherever the quantile is below its limit.
+HEAVY_TAIL = 30  # 99.95 % of the distances from the median over the typical one; normal 5, exponential 14
+HEAVY_SPREAD = 10  # standard deviation over the typical distance; normal 1.5, exponential 2; outliers raise it
 NARROW = 0.1  # standard deviation below which values within [-1, 1] are scaled all the same
 AT = 0.9  # where nine tenths of the values lie in a tanh
 
@@ -43,21 +46,19 @@ class Choices(tuple):
     """A tuple of `Choice`, one for each feature; `print` shows a table."""
 
     def __str__(self):
-        rows = [(*each[:3], *(f"{value:.4g}" for value in each[3:7]), str(each.missing)) for each in self]
-        rows = [Choice._fields, *rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return text_table(Choice._fields, self)
 
 
-def choose(low, high, stddev, quantiles):
+def choose(low, high, constant, stddev, quantiles):
     """Return (method, reason) for one feature.
 
     Args:
-        low, high, stddev: floats, minimum, maximum and standard deviation.
+        low, high: floats, minimum and maximum.
+        constant: bool, whether they are equal but for rounding.
+        stddev: float, standard deviation.
         quantiles: array (len(GRID),), its quantiles at GRID.
     """
-    if low == high:
+    if constant:
         return "zero", "constant"
     bounded = -1 <= low and high <= 1
     if bounded and np.isin(quantiles, (low, high)).mean() > 0.999:
@@ -69,9 +70,11 @@ def choose(low, high, stddev, quantiles):
     orders = f"|x| over {math.log10(largest / smallest):.1f} orders of magnitude"
     if largest > MANY_ORDERS * smallest:
         return "log", orders
-    tail = distances.max() / np.median(distances[distances > 0])
-    if tail > HEAVY_TAIL:
-        reason = f"heavy tail: {tail:.0f} times the typical distance from the median"
+    typical = np.median(distances[distances > 0])
+    tail, spread = distances[1:-1].max() / typical, stddev / typical
+    if tail > HEAVY_TAIL or spread > HEAVY_SPREAD:
+        what = f"0.05 % beyond {tail:.0f}" if tail > HEAVY_TAIL else f"stddev {spread:.0f}"
+        reason = f"heavy tail: {what} times the typical distance from the median"
         one_sided = low >= 0 or high <= 0
         return ("log", f"{reason}; {orders}") if one_sided and largest > SOME_ORDERS * smallest else ("tanh", reason)
     return "standardize", "no heavy tail"
@@ -86,7 +89,7 @@ def choices_from(statistics, name=None):
             float(each[i]) for each in (moments.minimum, moments.maximum, moments.mean, moments.stddev)
         )
         feature = str(i) if name is None else f"{name}[{i}]"
-        method, reason = choose(low, high, stddev, quantiles[:, i])
+        method, reason = choose(low, high, moments.constant[i], stddev, quantiles[:, i])
         found.append(Choice(feature, method, reason, mean, stddev, low, high, int(moments.missing[i])))
     return Choices(found)
 

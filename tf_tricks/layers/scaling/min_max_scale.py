@@ -1,6 +1,7 @@
 """The range of the training data, mapped to a given range."""
 
 import keras
+import numpy as np
 
 from tf_tricks._checks import check_bool, check_range
 from tf_tricks.layers.scaling._constants import reciprocal
@@ -51,7 +52,8 @@ class MinMaxScale(ScalingLayer):
 
     def constants_from(self, statistics):
         moments = statistics.moments
-        return {"minimum": moments.minimum, "width": moments.maximum - moments.minimum}
+        width = np.where(moments.constant, 0.0, moments.maximum - moments.minimum)
+        return {"minimum": moments.minimum, "width": width}
 
     def scale_values(self, xp, x, constants):
         return to_range(xp, x, *constants.values(), *self.range, self.clip)

@@ -18,6 +18,7 @@ from tf_tricks.layers.scaling._table import (
 BLOCK = 1 << 17  # values: a block and its float64 differences stay in the cache of a core
 JOIN = (np.add, np.add, np.add, np.fmin, np.fmax)  # how the five results of two blocks become one
 WIDTH = 1 << 10  # values: rows are joined to about this length, for which NumPy's loops are quick
+ROUNDINGS = 4  # a feature whose range is that many roundings of its values is constant
 
 
 def pilot_of(table):
@@ -117,6 +118,7 @@ class Moments(Mergeable):
         count, missing: float64 arrays (features,), how many values were there and how many were not.
         mean, minimum, maximum: float64 arrays (features,), in the unit of the feature; NaN where `count` is 0.
         m2: float64 array (features,), sum of the squared differences from `mean`.
+        rounding: float, the machine epsilon of the coarsest dtype that came; 0.0 for integers.
     Reference:
         Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample Variance, The American Statistician
         37(3), sections 2 and 3; Welford (1962), Technometrics 4(3).
@@ -130,6 +132,7 @@ class Moments(Mergeable):
 
     def __init__(self):
         self.features = self.count = self.missing = self.mean = self.m2 = self.minimum = self.maximum = None
+        self.rounding = 0.0
 
     def update(self, batch):
         """Add the rows of a batch.
@@ -148,6 +151,7 @@ class Moments(Mergeable):
         part.features = table.shape[1]
         part.count, part.mean, part.m2, part.minimum, part.maximum = summarize(table)
         part.missing = len(table) - part.count
+        part.rounding = float(np.finfo(table.dtype).eps) if table.dtype.kind == "f" else 0.0
         return self.merge(part)
 
     def merge(self, other):
@@ -163,7 +167,17 @@ class Moments(Mergeable):
             self.mean = np.where(self.count > 0, self.mean + difference * share, other.mean)
             self.minimum, self.maximum = np.fmin(self.minimum, other.minimum), np.fmax(self.maximum, other.maximum)
             self.count, self.missing = count, self.missing + other.missing
+            self.rounding = max(self.rounding, other.rounding)
         return self
+
+    @property
+    def constant(self):
+        """bool array (features,), whether all values are equal, but for the last bits that a computation leaves.
+
+        The rule looks at the range, not at the variance, so that it is the same for any number of rows.
+        """
+        size = np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        return self.maximum - self.minimum <= ROUNDINGS * self.rounding * size
 
     @property
     def variance(self):
@@ -200,7 +214,7 @@ class Covariance(Mergeable):
         table = as_table(batch, self.features)
         part = Covariance()
         part.features = table.shape[1]
-        step = max(1, BLOCK // part.features)
+        step = max(BLOCK // part.features, part.features)  # fewer rows than columns: the sum of products takes longer
         pilot, total, products = None, 0.0, 0.0
         for start in range(0, len(table), step):
             block = table[start : start + step]

@@ -30,6 +30,7 @@ SMALLEST = 8  # values, the size of the lowest levels
 STAGE = 1 << 12  # rows that wait until they are sorted together; with fewer a quantile is exact
 STAGED_VALUES = 1 << 22  # of all features together: with many features, fewer rows wait
 FEWEST_STAGED = 1 << 8  # rows
+ROUNDINGS = 4  # within which a position among the values is a whole number
 
 
 class Coin:
@@ -86,7 +87,10 @@ def interpolate(levels, count, minimum, maximum, q):
     ranks = np.cumsum(weights[order]) - (weights[order] + 1) / 2
     inner = (ranks > 0) & (ranks < count - 1)  # the ends are known exactly
     ranks, values = np.r_[0, ranks[inner], count - 1], np.r_[minimum, values[order][inner], maximum]
-    return np.interp(q * (count - 1), ranks, values)
+    positions = q * (count - 1)
+    whole = np.round(positions)  # 1/3 * 3 may miss the value there by a rounding, and a tie would move by half a row
+    near = np.abs(positions - whole) <= ROUNDINGS * np.finfo("float64").eps * whole
+    return np.interp(np.where(near, whole, positions), ranks, values)
 
 
 class Quantiles:

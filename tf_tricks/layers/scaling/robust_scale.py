@@ -45,7 +45,7 @@ class RobustScale(ScalingLayer):
         moments = statistics.moments
         low, median, high = statistics.quantiles.quantile([self.quantile_range[0], 0.5, self.quantile_range[1]])
         width = np.where(high > low, high - low, moments.stddev)
-        return {"median": median, "width": np.where(moments.minimum == moments.maximum, 0.0, width)}
+        return {"median": median, "width": np.where(moments.constant, 0.0, width)}
 
     def scale_values(self, xp, x, constants):
         return standardize(xp, x, *constants.values())

@@ -22,11 +22,13 @@ class Standardize(ScalingLayer):
 
     Takes the arguments and the data that `keras.layers.Normalization` takes, and differs where that one goes wrong:
 
-    - A constant feature comes out as 0, and stays 0 on values that were not seen in training; `inverse` gives its
-      training value back. Keras divides by 1e-7.
+    - A constant feature (equal but for the last bits, too) comes out as 0, and stays 0 on values that were not seen in
+      training; `inverse` gives its training value back. Keras divides by 1e-7.
     - Mean and variance are exact also where the mean is large (Keras: in the compute dtype); NaN is left out of them
       and stays NaN in the output.
-    - The inputs are scaled in float32 at least (float64 where they are), and cast to the compute dtype afterwards.
+    - The inputs are scaled in float32 at least (float64 where they are), and cast to the compute dtype afterwards. That
+      is too late where Keras has cast them before: under mixed_float16 it casts the inputs of a subclassed model, and
+      of a `Sequential` without `keras.Input`, to float16 before any layer runs. Begin with `keras.Input` there.
     - Scalars in a batch, shape `(batch,)`, are one feature.
 
     Args:
@@ -83,7 +85,7 @@ class Standardize(ScalingLayer):
 
     def constants_from(self, statistics):
         moments = statistics.moments
-        constant = moments.minimum == moments.maximum
+        constant = moments.constant
         # The mean of equal values may differ from them by a rounding.
         return {
             "mean": np.where(constant, moments.minimum, moments.mean),

@@ -57,6 +57,9 @@ class Whiten(ScalingLayer):
     `inverse` multiplies with the inverse matrix. It is exact, but for directions without variance (they come back as
     the mean) and for components that `num_components` leaves out (the nearest inputs that have none of them).
 
+    Directions whose variance is below the roundings of the largest one come out as 0 as well: features in units
+    1e8 times apart go through `Standardize` first.
+
     Rows with a missing value are left out of the statistics. Where some directions have a millionth of the variance of
     others, float32 inputs have no digits left for them: `epsilon` says what to take for noise. On GPUs, matrix products
     in TensorFloat-32 keep three digits; Keras's backends say how to switch that off.

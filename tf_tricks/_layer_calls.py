@@ -11,6 +11,9 @@ import keras
 
 from tf_tricks._backend import BACKEND, jax, torch
 
+# Held by whoever replaces `keras.Operation.__call__`: two that overlap would put back each other's replacement.
+DOOR = threading.RLock()
+
 
 @contextlib.contextmanager
 def answered_by(answer):
@@ -18,7 +21,7 @@ def answered_by(answer):
 
     `call` may be made several times. Calls on symbols, inside of a traced function and of other threads are left alone.
     """
-    original, own_thread = keras.Operation.__call__, threading.get_ident()
+    own_thread = threading.get_ident()
 
     def __call__(operation, *args, **kwargs):
         is_layer = isinstance(operation, keras.layers.Layer)
@@ -26,11 +29,13 @@ def answered_by(answer):
             return original(operation, *args, **kwargs)
         return answer(operation, lambda: original(operation, *args, **kwargs))
 
-    keras.Operation.__call__ = __call__
-    try:
-        yield
-    finally:
-        keras.Operation.__call__ = original
+    with DOOR:
+        original = keras.Operation.__call__
+        keras.Operation.__call__ = __call__
+        try:
+            yield
+        finally:
+            keras.Operation.__call__ = original
 
 
 def are_concrete(structure):
