@@ -40,7 +40,7 @@ def test_the_comparison_can_fail(backend, data_dir, tmp_path):
         "import sys\n"
         "if '--train' in sys.orig_argv:\n"
         "    from tf_tricks.checkpoints import model_state, run_files\n"
-        "    run_files.assign = lambda model, state: model_state.assign(model, state, optimizer=False)\n"
+        "    run_files.assign = lambda model, tree: model_state.assign(model, tree['model'], optimizer=False)\n"
     )
     (tmp_path / "sitecustomize.py").write_text(without_moments)
     arguments = ("--epochs", 2, "--kills", 1, "--data-dir", data_dir)
