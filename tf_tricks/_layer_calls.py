@@ -8,6 +8,7 @@ import contextlib
 import threading
 
 import keras
+import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, torch
 
@@ -57,6 +58,15 @@ def to_numpy(x):
     """The values of a tensor as a float32 or float64 array."""
     array = keras.ops.convert_to_numpy(keras.ops.stop_gradient(x))
     return array if array.dtype == "float64" else array.astype("float32")
+
+
+def check_finite(name, structure):
+    """Raise ValueError if a tensor of a batch holds NaN or an infinity: what the layers make of it says nothing."""
+    for tensor in keras.tree.flatten(structure):
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
+            places = np.argwhere(~np.isfinite(to_numpy(tensor)))
+            if len(places):
+                raise ValueError(f"`{name}` must be finite. Received: NaN or an infinity at {places[0].tolist()}")
 
 
 def without_gradients():

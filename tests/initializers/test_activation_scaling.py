@@ -319,7 +319,9 @@ def test_bad_arguments(arguments, error, pattern):
 
 
 def test_kernels_that_do_not_fit():
-    with pytest.raises(ValueError, match="needs an even number of both channels. Received: a kernel of shape .3, 4."):
+    with pytest.raises(
+        ValueError, match="needs an even number of inputs and of outputs. Received: a kernel of shape .3, 4."
+    ):
         ActivationScaling("relu", mirrored="both")((3, 4))
     with pytest.raises(ValueError, match="cannot tell inputs from outputs.*give `input_axes` and `output_axes`"):
         ActivationScaling("relu", kind="attention")((7, 4, 16))

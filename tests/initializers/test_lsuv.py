@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tf_tricks.debug import signal_propagation
 from tf_tricks.initializers import lsuv
 
 ops, layers = keras.ops, keras.layers
@@ -327,3 +328,15 @@ def test_a_model_without_kernels():
     model = keras.Sequential([keras.Input((12,)), layers.BatchNormalization()])
     with pytest.raises(ValueError, match="`model` must have a kernel in a layer that runs eagerly"):
         lsuv(model, X)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_batch_that_is_not_finite_is_refused_and_nothing_changes(value):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    before, x = model.get_weights(), np.zeros((8, 4), "float32")
+    x[5, 2] = value
+    for function in (lsuv, signal_propagation):
+        with pytest.raises(ValueError, match=r"`x` must be finite. Received: NaN or an infinity at \[5, 2\]"):
+            function(model, x)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -6,6 +6,7 @@ import math
 
 import keras
 
+from tf_tricks import _layer_calls
 from tf_tricks._checks import check_instance
 from tf_tricks._text_table import text_table
 from tf_tricks.debug._layer_signals import bypassed, layer_signals
@@ -77,8 +78,8 @@ def signal_propagation(model, x, y=None, bypass=keras.layers.BatchNormalization)
     Returns:
         A `SignalPropagation`; `print` it, or `.plot()` it.
     Raises:
-        TypeError, ValueError: an argument is no model or class; `y` is given and the model is not compiled, or the loss
-            cannot be computed.
+        TypeError, ValueError: an argument is no model or class; `x` is not finite; `y` is given and the model is not
+            compiled, or the loss cannot be computed.
     Reference:
         Glorot and Bengio (2010), section 4.2 (stddev of activations and gradients per layer); Schoenholz et al. (2017),
         Deep Information Propagation, arXiv:1611.01232, sections 3 and 4; Zhang, Dauphin and Ma (2019), Fixup,
@@ -95,6 +96,7 @@ def signal_propagation(model, x, y=None, bypass=keras.layers.BatchNormalization)
     if y is not None and not model.compiled:
         raise ValueError("`y` must be None for a model that is not compiled. Received: y=" + type(y).__name__)
     x, y = (data if data is None else keras.tree.map_structure(keras.ops.convert_to_tensor, data) for data in (x, y))
+    _layer_calls.check_finite("x", x)
     if not all(layer.built for layer in [model, *model.layers]):
         model(x)
     rows, layers = layer_signals(model, x, y)

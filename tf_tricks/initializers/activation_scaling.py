@@ -162,8 +162,9 @@ class ActivationScaling(keras.initializers.VarianceScaling):
         names = {"inputs": (-2,), "outputs": (-1,), "both": (-2, -1)}[self.mirrored]
         axes = tuple(len(shape) + axis for axis in names)
         if any(shape[axis] % 2 for axis in axes):
+            which = "inputs and of outputs" if self.mirrored == "both" else self.mirrored
             raise ValueError(
-                f"ActivationScaling: `mirrored={self.mirrored!r}` needs an even number of {self.mirrored} channels. "
+                f"ActivationScaling: `mirrored={self.mirrored!r}` needs an even number of {which}. "
                 f"Received: a kernel of shape {shape}"
             )
         return axes

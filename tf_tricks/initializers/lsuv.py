@@ -76,7 +76,8 @@ def lsuv(model, x, tolerance=0.05, max_divisions=10, orthonormal=True, seed=None
     Returns:
         An `LSUVReport`; `print` it.
     Raises:
-        TypeError, ValueError: an argument is out of range; the model has no kernel that runs eagerly.
+        TypeError, ValueError: an argument is out of range; `x` is not finite; the model has no kernel that runs
+            eagerly.
     Reference:
         Mishkin and Matas (2016), All you need is a good init, arXiv:1511.06422, algorithm 1.
     Example:
@@ -92,6 +93,7 @@ def lsuv(model, x, tolerance=0.05, max_divisions=10, orthonormal=True, seed=None
     if isinstance(seed, int):  # one stream for all kernels: with an int, equal shapes would get equal kernels
         seed = keras.random.SeedGenerator(seed)
     x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    _layer_calls.check_finite("x", x)
     with _layer_calls.without_gradients():
         if not all(layer.built for layer in [model, *model.layers]):
             _layer_calls.inference_or_training(model, x, False)

@@ -245,7 +245,8 @@ class ConstantsLayer(keras.layers.Layer):
         if not fits:
             raise ValueError(
                 f"{type(self).__name__} {self.name!r} has the constants of inputs of shape {self._shape} with "
-                f"axis={self.axis!r}. Received: inputs of shape {tuple(shape)}"
+                f"axis={self.axis!r}. Received: inputs of shape {tuple(shape)}. Adapt it to the same features, as one "
+                "array or as batches of rows."
             )
 
     def _check_names(self, features):
