@@ -160,6 +160,15 @@ def test_a_run_that_begins_anew_moves_the_old_files(directory):
     assert steps(Store(f"{directory}/previous-1")) == [1, 2]
 
 
+def test_a_run_that_begins_anew_leaves_the_files_of_others(tmp_path):
+    Store(tmp_path).save(1, tree_of(1))
+    Store(tmp_path).save("mine", tree_of(2))
+    (tmp_path / "theirs.safetensors").write_bytes(b"\2\0\0\0\0\0\0\0{}")  # a file of safetensors without arrays
+    Store(tmp_path).set_all_aside()
+    assert sorted(os.listdir(tmp_path)) == ["previous-1", "theirs.safetensors"]
+    assert sorted(os.listdir(tmp_path / "previous-1")) == ["mine.safetensors", "step-0000000001.safetensors"]
+
+
 @pytest.mark.parametrize("protocol", ["memory", "s3"])
 def test_object_stores_get_one_put_and_others_a_move(tmp_path, monkeypatch, protocol):
     fsspec = pytest.importorskip("fsspec")

@@ -33,7 +33,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         keep: int >= 1, how many of the newest checkpoints stay.
         resume: bool. True: go on with the newest checkpoint that is not damaged; a run that has ended (all epochs are
             done, or a callback has set `stop_training`) returns at once with its history, unless `epochs` is larger
-            than it was. False: begin anew; what the folder holds is moved to a subfolder.
+            than it was. False: begin anew; the checkpoints in the folder are moved to a subfolder of it.
         save_on_exit: bool, save once more on SIGTERM and Ctrl-C, after the step or the validation that runs. Then
             `SystemExit` or `KeyboardInterrupt` is raised, or your own handler called. Only where `fit` runs on the
             main thread.
@@ -225,7 +225,7 @@ class TrainingCheckpoint(keras.callbacks.Callback):
         if in_epoch and self.model.stop_training:  # a guard has just found a bad step: the epoch ends here
             return
         self._files.wait_until_free()
-        tree = run_files.tree(
+        tree = self._files.tree(
             self.model,
             epoch=epoch,
             finished=finished,

@@ -199,9 +199,12 @@ def plan_optimizer(optimizer, saved, source="checkpoint", **options):
     ours, theirs = describe_optimizer(optimizer), {"class": None, "inner": None, **saved}
     names = [(each["inner"] or each)["class"] for each in (ours, theirs)]
     if None not in names and names[0] != names[1]:
+        advice = options.get("advice") or (
+            f'Compile the model with {names[1]}, or leave the optimizer out (optimizer="ignore").'
+        )
         raise ValueError(
             f"{source.capitalize()}: the model's optimizer is {names[0]}, the {source} holds the state of {names[1]}. "
-            f'Compile the model with {names[1]}, or leave the optimizer out (optimizer="ignore").'
+            f"{advice}"
         )
     variables, arrays = optimizer.variables, saved["variables"]
     if ours["inner"] and theirs["class"] is not None and not theirs["inner"]:

@@ -11,7 +11,6 @@ from tf_tricks.checkpoints.store import Store
 from tf_tricks.checkpoints.writer import BackgroundWriter
 
 _open = weakref.WeakValueDictionary()  # folder -> the RunFiles of this process that has it
-_memory = HostMemory()  # for the copies of the state: one after the other, as long as a `fit` runs
 
 
 def open_run(directory, keep, keep_best, is_running, writes=True):
@@ -47,6 +46,7 @@ class RunFiles:
     def __init__(self, directory, keep, keep_best, is_running, writes):
         self.is_running = is_running
         self._lock = self._writer = None
+        self._memory = HostMemory()  # for the copies of the state, one after the other
         if writes:
             self._lock = DirectoryLock(directory)
             self._lock.acquire()
@@ -87,7 +87,12 @@ class RunFiles:
     def reserve_memory(self, model):
         """Have the memory for the first copy of the state fetched beside the next steps; all variables are there."""
         if self._writer is not None:
-            _memory.reserve([*model.variables, *model.optimizer.variables])
+            self._memory.reserve([*model.variables, *model.optimizer.variables])
+
+    def tree(self, model, **run):
+        """A checkpoint of a running `fit`: the model with its optimizer, seeds and metrics, and what `run` holds."""
+        run["replicas"] = replicas.take(model)
+        return layout(model_state.take(model, seeds=True, metrics=True, memory=self._memory), run)
 
     def write(self, step, tree, metric=None):
         """Hand a tree to the thread that writes."""
@@ -107,7 +112,7 @@ class RunFiles:
     def close(self):
         """Finish writing and let go of the folder."""
         _let_go(self._writer, self._lock)
-        _memory.release()
+        self._memory.release()
 
 
 def _let_go(writer, lock):
@@ -115,12 +120,6 @@ def _let_go(writer, lock):
         writer.close()
     if lock is not None:
         lock.release()
-
-
-def tree(model, **run):
-    """A checkpoint of a running `fit`: the model with its optimizer, seeds and metrics, and what `run` holds."""
-    run["replicas"] = replicas.take(model)
-    return layout(model_state.take(model, seeds=True, metrics=True, memory=_memory), run)
 
 
 def assign(model, tree):

@@ -130,15 +130,26 @@ class Store:
     def set_all_aside(self):
         """Move all checkpoints into a new subfolder `previous-1`, `-2`, ..., for a run that begins anew.
 
+        Safetensors files that somebody else wrote stay where they are.
+
         Returns:
             The subfolder's path, or None if there was nothing to move.
         """
-        entries, taken = self.entries(), self._folder.names()
+        entries, taken = [entry for entry in self.entries() if self._is_ours(entry)], self._folder.names()
         subfolder = _first_free("previous-{}".format, taken)
         for entry in entries:
             self._folder.rename(entry.name, f"{subfolder}/{entry.name}")
         self._metrics.clear()
         return self._folder.path_of(subfolder) if entries else None
+
+    def _is_ours(self, entry):
+        if entry.step is not None:
+            return True
+        try:
+            self._folder.notes(entry.name)
+        except (OSError, DamagedCheckpoint):
+            return False
+        return True
 
     def _notes(self, metric):
         if self.keep_best is None or metric is None:

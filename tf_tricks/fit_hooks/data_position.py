@@ -27,7 +27,7 @@ PRIVATE_ATTRIBUTES = {
     "EpochIterator.data_adapter": "tells what kind of data the user gave, and holds it",
     "EpochIterator.steps_per_epoch": "the `steps_per_epoch` of `fit`",
     "DataAdapter.on_epoch_begin": "calls the hook of a PyDataset, and is noted with the random state before it",
-    "DataAdapter.on_epoch_end": "the same at the end of an epoch",
+    "DataAdapter.on_epoch_end": "the same at the end of an epoch, and for all data tells of that end",
     "PyDatasetAdapter.enqueuer": "the workers that read it ahead, if any",
     "PyDatasetEnqueuer.ready_queue": "batches that its workers have read too early",
 }
@@ -46,14 +46,14 @@ class DataPosition:
             the last one have been called or handed to their thread; not after the last step of an epoch. None for
             validation data: each validation is a whole one, with an iterator of its own.
         after_epoch: callable without arguments or None, called when all steps of an epoch are taken, before Keras
-            validates.
+            validates; also where only the end of the data shows that they are.
         saved: what `get_state` returned in the run that is resumed, or None.
     """
 
     def __init__(self, iterator, model, after_step=None, after_epoch=None, saved=None):
         self._iterator = iterator
         self._adapter = adapter = iterator.data_adapter
-        self._after_step, self._after_epoch = after_step, after_epoch
+        self._after_step = after_step
         self._model = model
         self.kind = data_kinds.kind_of(adapter)
         self._seeds = data_kinds.data_seeds(adapter, model)
@@ -80,6 +80,9 @@ class DataPosition:
         if self.kind == "PyDataset":
             for name in _HOOKS:
                 setattr(adapter, name, self._noting(name, getattr(adapter, name)))
+        if after_epoch is not None:
+            hook = adapter.on_epoch_end
+            adapter.on_epoch_end = lambda: (hook(), after_epoch())
 
     # --- what is known --------------------------------------------------------------------------------------------
 
@@ -229,8 +232,6 @@ class DataPosition:
                 self._after_step()
                 if self._model.stop_training:  # a guard has found a bad step meanwhile
                     return
-        if self._after_epoch is not None:
-            self._after_epoch()
 
     def _make(self):
         source = self._source()

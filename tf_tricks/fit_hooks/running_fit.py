@@ -61,7 +61,9 @@ class RunningFit:
         frequency = self.validation_freq
         if self.validation is None:
             return False
-        return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
+        if isinstance(frequency, int):
+            return (epoch + 1) % frequency == 0
+        return isinstance(frequency, list) and epoch + 1 in frequency  # Keras refuses anything else
 
     def validation_iterator(self):
         """Make the iterator over the validation data, as Keras does just before the first validation.
