@@ -15,7 +15,8 @@ import pytest
 from keras import layers, ops
 
 import tests.fit_hooks.test_data_assumptions
-import tests.fit_hooks.test_resume_assumptions  # noqa: F401  (both fill COVERED)
+import tests.fit_hooks.test_evaluation_assumptions
+import tests.fit_hooks.test_resume_assumptions  # noqa: F401  (all three fill COVERED)
 import tf_tricks
 from tests.fit_hooks.assumptions import COVERED, AtBegin, array, assumes, build, data, fit
 from tf_tricks import fit_hooks
@@ -369,9 +370,11 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "Model._initial_epoch",
         "Model._jax_state_synced",
         "Model._symbolic_build",
+        "Model.evaluate.callbacks",
         "Model.fit.callbacks",
         "Model.fit.epoch_iterator",
         "Model.make_train_function",
+        "Model.predict_function",
         "Model.train_function",
         "Model.train_step",
         "ModelCheckpoint._batches_seen_since_last_saving",

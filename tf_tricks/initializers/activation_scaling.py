@@ -150,6 +150,12 @@ class ActivationScaling(keras.initializers.VarianceScaling):
 
     def _einsum_axes(self, shape):
         if self.input_axes is not None:
+            every, ndim = self.input_axes + self.output_axes, len(shape)
+            if not all(-ndim <= i < ndim for i in every) or len({i % ndim for i in every}) < len(every):
+                raise ValueError(
+                    "ActivationScaling: `input_axes` and `output_axes` must be axes of the kernel, none twice. "
+                    f"Received: input_axes={self.input_axes}, output_axes={self.output_axes}, a kernel of shape {shape}"
+                )
             return [[i % len(shape) for i in axes] for axes in (self.input_axes, self.output_axes)]
         return attention_axes(shape) if self.kind == "attention" else (None, None)
 

@@ -92,12 +92,25 @@ def lsuv(model, x, tolerance=0.05, max_divisions=10, orthonormal=True, seed=None
     seed = as_seed(seed)
     if isinstance(seed, int):  # one stream for all kernels: with an int, equal shapes would get equal kernels
         seed = keras.random.SeedGenerator(seed)
-    x = keras.tree.map_structure(keras.ops.convert_to_tensor, x)
+    x = _as_tensors(x)
     _layer_calls.check_finite("x", x)
     with _layer_calls.without_gradients():
         if not all(layer.built for layer in [model, *model.layers]):
             _layer_calls.inference_or_training(model, x, False)
         return _one_pass(model, x, tolerance, max_divisions, orthonormal, seed)
+
+
+def _as_tensors(x):
+    accepted = "`x` must be a batch as `model` takes it: an array or a tensor of numbers, or a structure of them"
+    leaves = keras.tree.flatten(x)
+    if not leaves:
+        raise ValueError(f"{accepted}. Received: x={x!r}")
+    for leaf in leaves:
+        if not keras.ops.is_tensor(leaf) and np.asarray(leaf).dtype.kind not in "biufV":  # V: bfloat16
+            raise TypeError(f"{accepted}. Received: x={x!r}")
+        if 0 in tuple(leaf.shape if hasattr(leaf, "shape") else ()):
+            raise ValueError(f"`x` must have a sample at least. Received: x with a part of shape {tuple(leaf.shape)}")
+    return keras.tree.map_structure(keras.ops.convert_to_tensor, x)
 
 
 def _one_pass(model, x, tolerance, max_divisions, orthonormal, seed):

@@ -69,7 +69,8 @@ def _numbers(name, value, accepted, ranks, below=np.inf):
         array = np.asarray(value, "float64")
     except (TypeError, ValueError):
         array = None
-    if array is None or isinstance(value, (str, bool)) or array.ndim not in ranks or not array.size:
+    # NumPy makes numbers of "0.5" and of True.
+    if array is None or np.asarray(value).dtype.kind in "bSU" or array.ndim not in ranks or not array.size:
         raise TypeError(f"`{name}` must be {accepted}. Received: {name}={value!r}")
     if not ((array > 0) & (array < below)).all():
         raise ValueError(f"`{name}` must be {accepted}. Received: {name}={value!r}")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 
+from tf_tricks._backend import torch
 from tf_tricks.layers.scaling.match_check import MatchCheck
 from tf_tricks.layers.scaling.statistics import Statistics
 
@@ -59,7 +60,6 @@ def test_one_warning_names_the_features_that_moved(way, method):
         if method == "evaluate":
             return evaluate(model, x)
         model.predict(x, batch_size=64, verbose=0)
-        layer.check()  # after `predict` Keras asks for nothing
 
     run(TEST)  # warnings are errors
     assert layer.check() == ()
@@ -76,6 +76,91 @@ def test_one_warning_names_the_features_that_moved(way, method):
         np.testing.assert_allclose(moved[4:], [column.mean(), column.min(), column.max()], rtol=1e-5, atol=1e-9)
         assert str(moved) in message
     run(SCALED)  # said once
+
+
+def test_the_first_predict_of_a_loaded_model_says_it(way, tmp_path):
+    """Nothing of it has run before, so there was no earlier occasion to get ready for the end."""
+    compiled(adapted(), **way).save(tmp_path / "model.keras")
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match=MESSAGE):
+        model.predict(SCALED, batch_size=64, verbose=0)
+
+
+def test_predict_says_it_after_runs_that_were_all_right():
+    """No step is traced any more, and the one for the shorter batch at the end is not made anew either."""
+    model = compiled(adapted())
+    for _ in range(3):
+        model.predict(TEST, batch_size=64, verbose=0)
+        evaluate(model, TEST)
+    with pytest.warns(UserWarning, match=MESSAGE):
+        model.predict(SCALED, batch_size=64, verbose=0)
+
+
+def test_predict_of_a_model_that_was_not_compiled_and_of_one_inside_another():
+    inner = keras.Sequential([keras.Input((30,)), adapted(), keras.layers.Dense(1)])
+    with pytest.warns(UserWarning, match=MESSAGE):
+        inner.predict(SCALED, verbose=0)
+    outer = keras.Sequential([keras.Input((30,)), compiled(adapted()), keras.layers.Dense(1)])
+    outer.predict(TEST, verbose=0)
+    with pytest.warns(UserWarning, match=MESSAGE):
+        outer.predict(SCALED, verbose=0)
+
+
+class Wrapped(keras.layers.Layer):
+    """A layer of the user's own around a check."""
+
+    def __init__(self, check):
+        super().__init__()
+        self.check = check
+
+    def call(self, inputs, training=None):
+        return self.check(inputs, training=training)
+
+
+def test_a_whole_run_is_judged_where_each_batch_alone_would_not_match(way):
+    """Sorted rows: batch by batch all of them are far from the training data."""
+    training, data = np.random.default_rng(0).normal(size=(2, 4000, 30)).astype("float32")
+    layer = MatchCheck()
+    layer.adapt(training, verbose=0)
+    model = compiled(Wrapped(layer), **way)
+    for run in (evaluate, lambda model, x: model.predict(x, batch_size=64, verbose=0)):
+        run(model, np.sort(data, axis=0))  # warnings are errors
+        assert layer.check() == ()
+    with pytest.warns(UserWarning, match="30 of 30 features"):
+        evaluate(model, data + 3)
+
+
+def test_after_a_second_adapt_a_model_that_was_traced_in_between_says_it():
+    layer = adapted()
+    model = compiled(layer)
+    layer(SCALED)
+    with pytest.warns(UserWarning, match=MESSAGE):
+        layer.check()
+    model.predict(TEST, verbose=0)
+    layer.adapt(TRAINING, verbose=0)
+    with pytest.warns(UserWarning, match=MESSAGE):
+        model.predict(SCALED, verbose=0)
+
+
+def test_batches_in_one_buffer():
+    """Whoever makes them may use the memory again, as some loaders do."""
+    layer, buffer = adapted(), np.empty((32, 30), "float32")
+    for start in range(0, 256, 32):
+        buffer[:] = SCALED[start : start + 32]
+        layer(torch.from_numpy(buffer) if torch else buffer)
+    buffer[:] = TEST[:32]
+    with pytest.warns(UserWarning, match=MESSAGE):
+        found = layer.check()
+    np.testing.assert_allclose([each.mean for each in found], SCALED[:256, [3, 7]].mean(axis=0), rtol=1e-5)
+
+
+def test_the_steps_of_the_model_are_those_of_keras():
+    model = compiled(adapted())
+    model.predict(TEST, verbose=0)
+    step = getattr(model.predict_function, "step", model.predict_function)
+    model.compile("sgd", "mse")
+    model.predict(TEST, verbose=0)
+    assert getattr(model.predict_function, "step", model.predict_function) is not step
 
 
 def test_evaluate_says_it_by_itself():
@@ -116,6 +201,9 @@ def test_mirrored_strategy(mirrored_strategy):
     evaluate(model, TEST[:256], batch_size=128)
     with pytest.warns(UserWarning, match=MESSAGE):
         evaluate(model, SCALED[:256], batch_size=128)
+    model.layers[0].adapt(TRAINING, verbose=0)
+    with pytest.warns(UserWarning, match=MESSAGE):
+        model.predict(SCALED[:256], batch_size=128, verbose=0)
 
 
 def test_data_parallel(data_parallel):
@@ -124,6 +212,9 @@ def test_data_parallel(data_parallel):
         evaluate(model, TEST[:256], batch_size=128)
         with pytest.warns(UserWarning, match=MESSAGE):
             evaluate(model, SCALED[:256], batch_size=128)
+        model.layers[0].adapt(TRAINING, verbose=0)
+        with pytest.warns(UserWarning, match=MESSAGE):
+            model.predict(SCALED[:256], batch_size=128, verbose=0)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -175,6 +175,7 @@ def test_the_coin_is_fair():
         (lambda: Quantiles("small"), TypeError, "`error` must be a number in"),
         (lambda: Quantiles().update([1.0]).quantile(1.5), ValueError, r"`q` must lie in \[0, 1\]. Received: q=\[1.5\]"),
         (lambda: Quantiles().update([1.0]).quantile([0.5, np.nan]), ValueError, "`q` must lie in"),
+        (lambda: Quantiles().update([1.0]).quantile("a"), TypeError, "`q` must be a number or a sequence of numbers"),
         (lambda: Quantiles().merge(Quantiles(0.01)), ValueError, "the same error, 0.005. Received: error=0.01"),
     ],
 )

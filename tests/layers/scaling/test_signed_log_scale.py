@@ -43,8 +43,8 @@ def test_zeros_do_not_set_the_scale():
     ("arguments", "error", "message"),
     [
         ({"kind": "log"}, ValueError, "`kind` must be one of 'asinh', 'log1p'. Received: kind='log'"),
-        ({"scale": 0}, ValueError, "`scale` must be > 0. Received: scale=0"),
-        ({"scale": np.inf}, ValueError, "`scale` must be finite and >= 0. Received: scale=inf"),
+        ({"scale": 0}, ValueError, "`scale` must be finite and > 0. Received: scale=0"),
+        ({"scale": np.inf}, ValueError, "`scale` must be finite and > 0. Received: scale=inf"),
         ({"scale": "auto"}, TypeError, "`scale` must be a number or an array of numbers"),
     ],
 )

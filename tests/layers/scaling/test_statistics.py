@@ -238,11 +238,16 @@ def test_merge_refuses_what_does_not_fit(cls):
 def test_the_bundle_refuses_other_kinds():
     with pytest.raises(ValueError, match="must have the kinds"):
         Statistics().merge(Statistics(ALL))
-    for kinds in ("moments", (), None):
+    for kinds in ("moments", (), None, 3):
         with pytest.raises(ValueError, match="`kinds` must be a sequence out of moments, covariance, quantiles"):
             Statistics(kinds)
     with pytest.raises(ValueError, match="`kinds` must be one of 'moments', 'covariance', 'quantiles'. Received"):
         Statistics(("moments", "median"))
+
+
+def test_the_bundle_refuses_what_it_has_not_saved():
+    with pytest.raises(TypeError, match=r"what Statistics.to_dict\(\) returned. Received: saved=3"):
+        Statistics.from_dict(3)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

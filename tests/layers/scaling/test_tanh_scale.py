@@ -66,9 +66,11 @@ def test_saturated_outputs_come_back_finite():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"C": 0.0}, ValueError, "`C` must be > 0. Received: C=0.0"),
-        ({"C": -1.0}, ValueError, "`C` must be finite and >= 0"),
+        ({"C": 0.0}, ValueError, "`C` must be finite and > 0. Received: C=0.0"),
+        ({"C": -1.0}, ValueError, "`C` must be finite and > 0. Received: C=-1.0"),
         ({"C": "big"}, TypeError, "`C` must be a number or an array of numbers. Received: C='big'"),
+        ({"C": "3"}, TypeError, "`C` must be a number or an array of numbers. Received: C='3'"),
+        ({"C": []}, TypeError, r"`C` must be a number or an array of numbers. Received: C=\[\]"),
         ({"C": [[1.0]]}, ValueError, "`C` must have at most one axis"),
         ({"quantile": 1.0}, ValueError, r"`quantile` must lie in \(0, 1\). Received: quantile=1.0"),
         ({"at": 0}, ValueError, r"`at` must lie in \(0, 1\). Received: at=0"),

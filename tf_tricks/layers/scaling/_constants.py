@@ -51,16 +51,19 @@ def reciprocal(xp, x):
     return xp.where(some, 1 / xp.where(some, x, xp.cast(1, x.dtype)), xp.cast(0, x.dtype))
 
 
-def check_constant(name, value, axis, minimum=-np.inf):
-    """Return a number, or a list of numbers for the features, as a float64 array; `minimum` itself is allowed."""
+def check_constant(name, value, axis, minimum=-np.inf, above=-np.inf):
+    """Return a number, or a list of numbers for the features, as a float64 array of values >= minimum and > above."""
     try:
         array = np.asarray(value, "float64")
+        # NumPy makes numbers of "3" and of True.
+        is_number = array.size > 0 and np.asarray(value).dtype.kind not in "bSU"
     except (TypeError, ValueError):
-        raise TypeError(f"`{name}` must be a number or an array of numbers. Received: {name}={value!r}") from None
-    if not np.isfinite(array).all() or not (array >= minimum).all():
-        raise ValueError(
-            f"`{name}` must be finite{'' if minimum < 0 else f' and >= {minimum:g}'}. Received: {name}={value!r}"
-        )
+        is_number = False
+    if not is_number:
+        raise TypeError(f"`{name}` must be a number or an array of numbers. Received: {name}={value!r}")
+    if not (np.isfinite(array) & (array >= minimum) & (array > above)).all():
+        limits = [f"{sign} {limit:g}" for sign, limit in ((">=", minimum), (">", above)) if limit > -np.inf]
+        raise ValueError(f"`{name}` must be {' and '.join(['finite', *limits])}. Received: {name}={value!r}")
     if array.ndim > (0 if axis is None else 1 if isinstance(axis, int) else len(axis)):
         raise ValueError(
             f"`{name}` must have at most one axis for each entry of axis={axis!r}. Received: {name}={value!r}"

@@ -144,6 +144,8 @@ class ScalingLayer(ConstantsLayer):
 
     def _checked(self, statistics):
         """The constants from `statistics`, if those are all that is needed."""
+        if not hasattr(statistics, "features"):
+            raise TypeError(f"`statistics` must be Statistics, or a dict of them. Received: statistics={statistics!r}")
         lacking = [kind for kind in self.kinds if getattr(statistics, kind, None) is None]
         if lacking:
             raise ValueError(
@@ -170,11 +172,12 @@ class ScalingLayer(ConstantsLayer):
                 or a dict of them, one for each feature of a dict.
             arguments: the arguments of the layer.
         Raises:
+            TypeError: `statistics` is something else.
             ValueError: the statistics are not of the kinds that the layer needs, or have seen no data.
         """
         layer = cls(**arguments)
         layer._refuse_if_given("from_statistics")
-        if isinstance(statistics, dict):
+        if isinstance(statistics, dict) and statistics:
             layer._make_parts(statistics)
         for name, each in (statistics if layer._parts else {_ALONE: statistics}).items():
             part = layer._parts.get(name, layer)

@@ -1,106 +1,18 @@
 """Notice that the inputs of evaluation and prediction do not look like those of training."""
 
 import warnings
-from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, tf
+from tf_tricks.fit_hooks.running_evaluation import call_at_end
+from tf_tricks.layers.scaling._match import GRID, ROUNDING, Moved, accumulate, moved_features
 from tf_tricks.layers.scaling._namespaces import OPS, namespace_of
 from tf_tricks.layers.scaling._scaling_layer import ScalingLayer
 
-GRID = np.linspace(0, 1, 11)
-FEWEST = 32  # rows, of training and of evaluation: fewer say too little
-DISTANCE = 0.15  # by which the share of the values below some quantile may be off in the long run
-CHANCE = 1.5  # the same, for what chance adds: this over the root of the number of rows
-MANY = 128  # rows after which the outer tenths of the training data should have been seen: 0.9**128 = 1e-6
-NARROW = 0.02  # least width of all values then, as a share of the width of the inner eight tenths
-ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative error of inputs that were cast on the way
 LISTED = 10  # features in a warning
-
-
-class Moved(NamedTuple):
-    """A feature whose distribution moved, as `MatchCheck` found it.
-
-    Attributes:
-        feature: int, its index.
-        mean, minimum, maximum: float, of the evaluation that did not match, in the unit of the feature.
-        training_mean, training_minimum, training_maximum: float, of the training data.
-    """
-
-    feature: int
-    mean: float
-    minimum: float
-    maximum: float
-    training_mean: float
-    training_minimum: float
-    training_maximum: float
-
-    def __str__(self):
-        return (
-            f"feature {self.feature}: mean {self.mean:.4g} (training: {self.training_mean:.4g}), range "
-            f"[{self.minimum:.4g}, {self.maximum:.4g}] (training: [{self.training_minimum:.4g}, "
-            f"{self.training_maximum:.4g}])"
-        )
-
-
-def accumulate(seen, columns, rows, quantiles, rounding):
-    """What was seen of each feature, with one more batch.
-
-    Returns a tensor like `seen`, (5 + 2 * len(GRID), features): the number of values; of rows; minimum; maximum; mean;
-    the share of values below each quantile; the share that is not above it. Shares and not counts, for which float32
-    has no room.
-
-    Args:
-        seen: tensor, zeros at the beginning.
-        columns: tensor (n, features), NaN where missing.
-        rows: number of rows of the batch, from which the `n` values of a feature come.
-        quantiles: tensor (len(GRID), features) of the training data.
-        rounding: float, relative error of the values.
-    """
-    ops = keras.ops
-    valid = ops.logical_not(ops.isnan(columns))
-    count = ops.sum(ops.cast(valid, columns.dtype), axis=0)
-    minimum = ops.min(ops.where(valid, columns, np.inf), axis=0)
-    maximum = ops.max(ops.where(valid, columns, -np.inf), axis=0)
-    slack = rounding * ops.abs(quantiles)
-    low, high = quantiles - slack, quantiles + slack
-    sums = [ops.sum(ops.where(valid, columns, 0.0), axis=0)]
-    sums += [ops.sum(ops.cast(columns < low[i], columns.dtype), axis=0) for i in range(len(GRID))]
-    sums += [ops.sum(ops.cast(columns <= high[i], columns.dtype), axis=0) for i in range(len(GRID))]
-    total = seen[0] + count
-    rates = ops.stack(sums) / ops.maximum(count, 1)
-    rates = seen[4:] + (rates - seen[4:]) * (count / ops.maximum(total, 1))
-    begun = seen[0] > 0
-    minimum = ops.where(begun, ops.minimum(seen[2], minimum), minimum)
-    maximum = ops.where(begun, ops.maximum(seen[3], maximum), maximum)
-    number = ops.cast(ops.maximum(ops.shape(columns)[0], 1), columns.dtype)
-    rows = seen[1] + count * ops.cast(rows, columns.dtype) / number
-    return ops.concatenate([ops.stack([total, rows, minimum, maximum]), rates])
-
-
-def moved_features(seen, count, quantiles):
-    """Which features of an evaluation do not match the training data: an array of bool.
-
-    Any one of three is enough: the share of values below some quantile of the training data is far from what it was
-    there (the distance of Kolmogorov and Smirnov, at `GRID`); all values lie close together; a value is infinite.
-
-    Args:
-        seen: array, as `accumulate` returns it.
-        count: array (features,), number of values in the training data.
-        quantiles: array (len(GRID), features) of the training data.
-    """
-    values, rows, minimum, maximum = seen[:4]
-    below, up_to = np.split(seen[5:], 2)
-    distance = np.maximum(below - GRID[:, None], GRID[:, None] - up_to).max(axis=0)
-    training_rows = count * rows / np.maximum(values, 1)
-    enough = np.minimum(rows, training_rows) >= FEWEST
-    chance = CHANCE * np.sqrt(1 / np.maximum(rows, 1) + 1 / np.maximum(training_rows, 1))
-    with np.errstate(invalid="ignore"):
-        narrow = maximum - minimum < NARROW * (quantiles[-2] - quantiles[1])
-    narrow &= np.minimum(rows, training_rows) >= MANY
-    return enough & ((distance > DISTANCE + chance) | narrow | np.isinf(minimum) | np.isinf(maximum))
+STASH = 1 << 16  # values that wait on Torch: its kernels cost microseconds each, so a few small batches share them
 
 
 def _is_traced(x):
@@ -136,13 +48,11 @@ class MatchCheck(ScalingLayer):
     64); a change that keeps each feature's distribution, such as swapped rows; an offset below float32's precision. A
     test set that really is another one, a single class for instance, is reported too.
 
-    When the warning comes, on every backend: at the end of `evaluate`, also that of `fit`, when Keras asks the layer
-    for its `metrics`. No step of XLA can call the host on TensorFlow, so the counts are in a weight until then. After
-    `predict`, or calls of your own, Keras asks for nothing: call `check()`, or wait for the next `evaluate` or `fit`.
-    Each evaluation is judged alone; under `MirroredStrategy` by what its first replica saw. On Torch, and with
-    `run_eagerly=True`, Keras asks after each batch and once more at the end: the layer must not be inside of another
-    layer of your own (in a model it may be), else that comes twice, and each batch is judged alone. Inside `tf.data`
-    nothing is looked at.
+    The warning comes at the end of `evaluate`, also that of `fit`, and of `predict`, once; a second `adapt` lets it
+    come again. The whole run is judged, and alone; under `MirroredStrategy` what the first replica saw. No step of XLA
+    can call the host on TensorFlow, so the counts are in a weight until then. `predict_on_batch`, and calls of your
+    own, have no end: call `check()` after them, or what they saw is judged with the next run. Inside `tf.data` nothing
+    is looked at.
 
     Args:
         axis: int, tuple of int or None, the axes that are compared for each index; None: all values are one feature.
@@ -171,8 +81,7 @@ class MatchCheck(ScalingLayer):
         super().__init__(axis, **kwargs)
         self._found = None  # a tuple of `Moved` once there was an evaluation that did not match
         self._seen = None  # the weight with what was seen since the last judgement, as `accumulate` returns it
-        self._is_waiting = False  # is there something to judge? A step that is compiled cannot tell
-        self._asked = True  # did Keras ask for the metrics since that call?
+        self._stash, self._stashed = [], 0  # on Torch: batches that are not in it yet, and how many values
 
     def constant_shapes(self, features):
         return {"count": (features,), "mean": (features,), "quantiles": (len(GRID), features)}
@@ -204,7 +113,9 @@ class MatchCheck(ScalingLayer):
             if not isinstance(inputs, np.ndarray | np.generic):
                 return inputs  # inside tf.data
             inputs = keras.ops.convert_to_tensor(inputs)
-        if not training and self._found is None and 0 not in tuple(inputs.shape) and not _is_in_tf_data():
+        # A step that is traced lives on after the next `adapt`, whatever was found before it.
+        is_looking = not training and (self._found is None or _is_traced(inputs))
+        if is_looking and 0 not in tuple(inputs.shape) and not _is_in_tf_data():
             self._look_at(inputs)
         return inputs
 
@@ -215,14 +126,36 @@ class MatchCheck(ScalingLayer):
         if getattr(getattr(inputs, "device", None), "type", None) == "meta":
             return  # Torch, when Keras asks for a shape
         order = [each for each in range(len(inputs.shape)) if each not in self._kept] + list(self._kept)
+        inputs = keras.ops.stop_gradient(inputs)
         columns = keras.ops.reshape(keras.ops.transpose(inputs, order), (-1, self._features))
-        columns = keras.ops.stop_gradient(keras.ops.cast(columns, "float32"))
         rows = 1 if 0 in self._kept else keras.ops.shape(inputs)[0]
+        if BACKEND == "torch":
+            self._put_on_stash(columns, rows)
+        else:
+            self._accumulate(columns, rows)
+        call_at_end(self.check, compiled=_is_traced(columns))
+
+    def _put_on_stash(self, columns, rows):
+        if self._stash and self._stash[0][0].dtype != columns.dtype:
+            self._accumulate_stash()
+        self._stashed += columns.shape[0] * columns.shape[1]
+        if self._stashed < STASH:
+            columns = keras.ops.copy(columns)  # whoever made the batch may write the next one into it
+        self._stash.append((columns, rows))
+        if self._stashed >= STASH:
+            self._accumulate_stash()
+
+    def _accumulate_stash(self):
+        stash, self._stash, self._stashed = self._stash, [], 0
+        if stash:
+            columns, rows = zip(*stash, strict=True)
+            columns = keras.ops.concatenate([keras.ops.transpose(each) for each in columns], axis=1)
+            self._accumulate(columns, sum(rows), axis=1)
+
+    def _accumulate(self, columns, rows, axis=0):
+        rounding = ROUNDING.get(keras.backend.standardize_dtype(columns.dtype), 2.0**-23)
         seen, quantiles = keras.ops.convert_to_tensor(self._seen), self._constants(OPS, "float32")["quantiles"].high
-        rounding = ROUNDING.get(keras.backend.standardize_dtype(inputs.dtype), 2.0**-23)
-        self._seen.assign(accumulate(seen, columns, rows, quantiles, rounding))
-        self._is_waiting = True
-        self._asked = _is_traced(columns) or BACKEND == "jax"  # whose steps ask where nothing can be read
+        self._seen.assign(accumulate(seen, keras.ops.cast(columns, "float32"), rows, quantiles, rounding, axis))
 
     def check(self):
         """Judge now what was seen since the last judgement, warn unless that was done, and return what was found.
@@ -233,7 +166,7 @@ class MatchCheck(ScalingLayer):
         if self._parts:
             return {name: part.check() for name, part in self._parts.items()}
         if self._seen is not None and self._found is None and self._is_known():
-            self._is_waiting = False
+            self._accumulate_stash()
             seen = keras.ops.convert_to_numpy(self._seen).astype("float64")
             if seen[0].any():
                 self._forget()
@@ -241,8 +174,9 @@ class MatchCheck(ScalingLayer):
         return self._found or ()
 
     def _judge(self, seen):
+        constants = self._host_constants()
         count, mean, quantiles = (
-            self._host_constants()[name].astype("float64").sum(axis=0) for name in ("count", "mean", "quantiles")
+            constants[name].astype("float64").sum(axis=0) for name in ("count", "mean", "quantiles")
         )
         features = np.flatnonzero(moved_features(seen, count, quantiles))
         if not features.size:
@@ -258,21 +192,8 @@ class MatchCheck(ScalingLayer):
             stacklevel=3,
         )
 
-    @property
-    def metrics(self):
-        """Those of any layer: none. Keras asks for them at the end of `evaluate`, which is the time to look."""
-        try:
-            readable = self._seen is not None and not _is_traced(self._seen.value)
-        except TypeError:  # on JAX, Keras takes the values out of the variables while steps run
-            readable = False
-        if readable and (self._is_waiting or BACKEND != "torch"):  # on Torch Keras asks in each step of training, too
-            if self._asked:
-                self.check()
-            self._asked = True
-        return super().metrics
-
     def _forget(self):
-        self._found, self._is_waiting = None, False
+        self._found, self._stash, self._stashed = None, [], 0
         if self._seen is not None:
             self._seen.assign(np.zeros(self._seen.shape, "float32"))
 

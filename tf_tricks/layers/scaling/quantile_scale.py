@@ -97,7 +97,7 @@ class QuantileScale(ScalingLayer):
 
     The distribution of the outputs is the same for every feature, whatever its own is. Between the quantiles that are
     kept the function is linear. Equal training values share the mean of their ranks; values beyond the training data
-    come out as its ends, and a constant feature as the middle.
+    come out as its ends, and a constant feature (equal but for the last bits, too) as the middle.
 
     The quantiles come from a sketch with a rank error of at most 0.5 %; below about a thousand rows it is exact.
 
@@ -120,7 +120,7 @@ class QuantileScale(ScalingLayer):
         [0.25, 0.375, 1.0]
     """
 
-    kinds = ("quantiles",)
+    kinds = ("moments", "quantiles")
 
     def __init__(self, output="uniform", num_quantiles=1000, axis=-1, **kwargs):
         super().__init__(axis, **kwargs)
@@ -133,6 +133,8 @@ class QuantileScale(ScalingLayer):
 
     def constants_from(self, statistics):
         quantiles = statistics.quantiles.quantile(np.linspace(0, 1, self.num_quantiles))
+        moments = statistics.moments
+        quantiles = np.where(moments.constant, moments.minimum, quantiles)  # the ranks of roundings say nothing
         return {"quantiles": quantiles.T, "ranks": tie_ranks(quantiles).T}
 
     def _tables(self, xp, constants):

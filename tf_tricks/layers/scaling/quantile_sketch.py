@@ -167,9 +167,12 @@ class Quantiles:
         Returns:
             float64 array (len(q), features), in the unit of the feature; NaN where `count` is 0.
         Raises:
-            ValueError: a q is out of range, or there was no batch.
+            TypeError, ValueError: a q is no number, or out of range, or there was no batch.
         """
-        q = np.atleast_1d(np.asarray(q, np.float64))
+        try:
+            q = np.atleast_1d(np.asarray(q, np.float64))
+        except (TypeError, ValueError):
+            raise TypeError(f"`q` must be a number or a sequence of numbers in [0, 1]. Received: q={q!r}") from None
         if not ((q >= 0) & (q <= 1)).all():
             raise ValueError(f"`q` must lie in [0, 1]. Received: q={q.tolist()}")
         if self.features is None:

@@ -55,9 +55,7 @@ class SignedLogScale(ScalingLayer):
         self.kind = check_one_of("kind", kind, KINDS)
         self.scale = scale
         if scale is not None:
-            self.scale = check_constant("scale", scale, self.axis, minimum=0)
-            if (self.scale == 0).any():
-                raise ValueError(f"`scale` must be > 0. Received: scale={scale!r}")
+            self.scale = check_constant("scale", scale, self.axis, above=0)
             self._given = (("scale", self.scale),)
 
     def constant_shapes(self, features):

@@ -1,5 +1,7 @@
 """Statistics of a stream of batches: they are updated batch by batch, and those of two streams merge into one."""
 
+from collections.abc import Collection
+
 from tf_tricks._checks import check_one_of
 from tf_tricks.layers.scaling._table import as_table, check_same_kind
 from tf_tricks.layers.scaling.moments import Covariance, Moments
@@ -33,7 +35,7 @@ class Statistics:
     """
 
     def __init__(self, kinds=("moments",)):
-        if isinstance(kinds, str) or not kinds:
+        if isinstance(kinds, str) or not isinstance(kinds, Collection) or not kinds:
             raise ValueError(f"`kinds` must be a sequence out of {', '.join(KINDS)}. Received: kinds={kinds!r}")
         asked = [check_one_of("kinds", kind, tuple(KINDS)) for kind in kinds]
         self.kinds = tuple(kind for kind in KINDS if kind in asked)
@@ -70,6 +72,8 @@ class Statistics:
     @classmethod
     def from_dict(cls, saved):
         """Return the object that `to_dict` was called on."""
+        if not isinstance(saved, dict):
+            raise TypeError(f"`saved` must be what Statistics.to_dict() returned. Received: saved={saved!r}")
         statistics = cls(tuple(saved))
         for kind, member in saved.items():
             setattr(statistics, kind, KINDS[kind].from_dict(member))

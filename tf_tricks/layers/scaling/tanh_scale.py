@@ -47,7 +47,7 @@ class TanhScale(ScalingLayer):
 
     `C` is given, or learned so that the quantile `quantile` of `|x|` comes out as `at`: with the defaults nine tenths
     of the values lie within +-0.9, and the largest ones are told apart less and less. A feature that is 0 in most rows
-    is measured by its other values; one that is always 0 stays 0.
+    is measured by its other values; one that is always 0 stays 0, and with `center` any constant one becomes 0.
 
     `inverse` gives `C * arctanh(y)`. Where tanh has reached 1, at nine times `C` in float32, nothing is left to tell
     the inputs apart: they come back as about `9 * C`.
@@ -72,7 +72,7 @@ class TanhScale(ScalingLayer):
         0.9
     """
 
-    kinds = ("quantiles",)
+    kinds = ("moments", "quantiles")
 
     def __init__(self, C=None, quantile=0.9, at=0.9, center=False, axis=-1, **kwargs):
         super().__init__(axis, **kwargs)
@@ -81,9 +81,7 @@ class TanhScale(ScalingLayer):
         self.at = check_number("at", at, above=0, below=1)
         self.center = check_bool("center", center)
         if C is not None:
-            self.C = check_constant("C", C, self.axis, minimum=0)
-            if (self.C == 0).any():
-                raise ValueError(f"`C` must be > 0. Received: C={C!r}")
+            self.C = check_constant("C", C, self.axis, above=0)
             if center:
                 raise ValueError(f"`center` must be False where `C` is given. Received: center={center!r}, C={C!r}")
             self._given = (("center", np.zeros(())), ("scale", self.C))
@@ -94,7 +92,10 @@ class TanhScale(ScalingLayer):
     def constants_from(self, statistics):
         quantiles = statistics.quantiles.quantile(GRID)
         center = quantiles[len(GRID) // 2] if self.center else np.zeros(quantiles.shape[1])
-        return {"center": center, "scale": size_quantile(quantiles, center, self.quantile) / math.atanh(self.at)}
+        scale = size_quantile(quantiles, center, self.quantile) / math.atanh(self.at)
+        if self.center:  # what is left of a constant feature is rounding
+            scale = np.where(statistics.moments.constant, 0.0, scale)
+        return {"center": center, "scale": scale}
 
     def scale_values(self, xp, x, constants):
         return tanh_scale(xp, x, **constants)

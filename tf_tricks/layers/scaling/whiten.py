@@ -57,8 +57,8 @@ class Whiten(ScalingLayer):
     `inverse` multiplies with the inverse matrix. It is exact, but for directions without variance (they come back as
     the mean) and for components that `num_components` leaves out (the nearest inputs that have none of them).
 
-    Directions whose variance is below the roundings of the largest one come out as 0 as well: features in units
-    1e8 times apart go through `Standardize` first.
+    Directions whose variance is below the roundings of the largest one, and features that are constant but for
+    roundings, come out as 0 as well: features in units 1e8 times apart go through `Standardize` first.
 
     Rows with a missing value are left out of the statistics. Where some directions have a millionth of the variance of
     others, float32 inputs have no digits left for them: `epsilon` says what to take for noise. On GPUs, matrix products
@@ -92,7 +92,7 @@ class Whiten(ScalingLayer):
         True
     """
 
-    kinds = ("covariance",)
+    kinds = ("moments", "covariance")
 
     def __init__(
         self, kind="pca", epsilon=0.0, num_components=None, patch_size=None, data_format=None, axis=-1, **kwargs
@@ -163,8 +163,12 @@ class Whiten(ScalingLayer):
     def constants_from(self, statistics):
         covariance = statistics.covariance
         components = self._components(len(covariance.mean))
-        matrix, inverse = whitening(covariance.covariance, self.kind, self.epsilon, components)
-        return {"mean": covariance.mean, "matrix": matrix, "inverse_matrix": inverse}
+        constant = statistics.moments.constant
+        varies = np.outer(~constant, ~constant)  # the variance of a constant feature is rounding, and no direction
+        variances = np.where(varies, covariance.covariance, 0.0)
+        matrix, inverse = whitening(variances, self.kind, self.epsilon, components)
+        mean = np.where(constant, statistics.moments.minimum, covariance.mean)
+        return {"mean": mean, "matrix": matrix, "inverse_matrix": inverse}
 
     # --- call -----------------------------------------------------------------------------------------------------
 
