@@ -88,7 +88,7 @@ LAYERS = {
         variants=[{"kind": "log1p"}, {"scale": 2.0}, {"scale": [1.0, 2.0, 3.0]}],
         bad=[
             ("kind", "log", ValueError, "one of 'asinh', 'log1p'"),
-            ("scale", -1.0, ValueError, ">"),
+            ("scale", -1.0, ValueError, "finite and > 0"),
             ("scale", "wide", TypeError, "number"),
         ],
     ),
@@ -111,7 +111,8 @@ LAYERS = {
         "TanhScale",
         variants=[{"C": 5.0}, {"quantile": 0.5, "at": 0.7, "center": True}],
         bad=[
-            ("C", 0.0, ValueError, "> 0"),
+            ("C", 0.0, ValueError, "finite and > 0"),
+            ("C", -1.0, ValueError, "finite and > 0"),
             ("C", "five", TypeError, "number"),
             ("quantile", 1.0, ValueError, "(0, 1)"),
             ("at", 0.0, ValueError, "(0, 1)"),

@@ -330,5 +330,8 @@ def test_kernels_that_do_not_fit():
     for shape, kind in [((4, 4), "auto"), ((3, 3, 4, 1), "depthwise")]:
         with pytest.raises(ValueError, match='"delta_orthogonal" is for convolution kernels'):
             ActivationScaling("relu", distribution="delta_orthogonal", kind=kind)(shape)
+    for axes in ([2], [1], [-3]):
+        with pytest.raises(ValueError, match="must be axes of the kernel, none twice. Received: input_axes="):
+            ActivationScaling("relu", input_axes=axes, output_axes=[1])((4, 4))
     with pytest.raises(ValueError, match="`mirrored` is for dense and convolution kernels"):
         ActivationScaling("relu", mirrored="both", input_axes=[0], output_axes=[1])((4, 4))

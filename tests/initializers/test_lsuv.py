@@ -317,6 +317,10 @@ def test_what_cannot_be_scaled_is_reported():
         ({"max_divisions": 0}, ValueError, "`max_divisions` must be an int >= 1"),
         ({"orthonormal": 1}, TypeError, "`orthonormal` must be True or False"),
         ({"seed": "a"}, TypeError, "`seed` must be None, an int or"),
+        ({"x": "x"}, TypeError, "`x` must be a batch as `model` takes it: an array .*Received: x='x'"),
+        ({"x": None}, TypeError, "`x` must be a batch as `model` takes it.*Received: x=None"),
+        ({"x": []}, ValueError, r"`x` must be a batch as `model` takes it.*Received: x=\[\]"),
+        ({"x": X[:0]}, ValueError, "`x` must have a sample at least. Received: x with a part of shape"),
     ],
 )
 def test_bad_arguments(arguments, error, pattern):

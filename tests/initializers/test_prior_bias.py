@@ -69,6 +69,7 @@ def test_config_and_dtype():
         ({"probability": float("nan")}, ValueError, "`probability` must be"),
         ({"probability": "half"}, TypeError, "`probability` must be"),
         ({"probability": True}, TypeError, "`probability` must be"),
+        ({"probability": ["0.5"]}, TypeError, "`probability` must be"),
         ({"class_counts": 3}, TypeError, "`class_counts` must be a sequence of numbers > 0. Received: class_counts=3"),
         ({"class_counts": [3, 0]}, ValueError, "`class_counts` must be a sequence of numbers > 0"),
         ({"class_counts": []}, TypeError, "`class_counts` must be"),

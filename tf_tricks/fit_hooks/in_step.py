@@ -15,7 +15,7 @@ from keras import ops
 
 from tf_tricks._backend import BACKEND, torch
 from tf_tricks.fit_hooks import gradients as g
-from tf_tricks.fit_hooks import updates
+from tf_tricks.fit_hooks import holding, updates
 
 APPLIED, BAD, FROZEN = 0, 1, 2  # the status of a step
 
@@ -49,6 +49,9 @@ class _View:
     norms: object = None  # of the gradients that exist
     columns: dict = dataclasses.field(default_factory=dict)
     before: list | None = None
+    holder: object = None  # while an update holds itself back, if it was bad
+    loss_in_gradients: bool = False  # JAX: do the gradients tell that the loss was not finite?
+    held: list | None = None  # JAX: the tensors that came out of an update that held itself back
 
 
 class Instrument:
@@ -60,6 +63,7 @@ class Instrument:
         self.variables = list(model.trainable_variables)
         self.under_xla = BACKEND == "jax" or bool(model.jit_compile)
         self._train_step = model.train_step
+        self._update_rule = type(model.optimizer)
         self._watched = self._watching_classes()
         self._built_for = _identity(model)
         self._rate = None
@@ -101,9 +105,10 @@ class Instrument:
         view.loss = self._jax_loss(state, new_state, logs)
         self._see_update(view, new_state[0])
         if self.spec.guard:
-            loss_finite = ops.isfinite(view.loss)
-            view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
-            new_state = updates.select(self._applied(view), new_state, state)
+            if not view.held:  # else the gradients knew
+                loss_finite = ops.isfinite(view.loss)
+                view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
+            new_state = updates.select(self._applied(view), new_state, state, but=view.held or [])
         return (logs, self._record(view, logs, controls)), new_state
 
     def _begin(self, controls):
@@ -155,8 +160,12 @@ class Instrument:
 
         class Watched(base):
             def scale_loss(self, loss):
-                if BACKEND != "jax":  # there it is traced inside the gradient, from which no value may leak
-                    instrument._local.view.loss = g.float32(updates.sum_over_replicas([loss])[0])
+                view = instrument._local.view
+                if BACKEND != "jax":
+                    view.loss = g.float32(updates.sum_over_replicas([loss])[0])
+                elif instrument.spec.guard:  # traced inside the gradient, from which no value may leak
+                    view.loss_in_gradients = True
+                    loss = holding.spoil_gradient(loss)
                 return super().scale_loss(loss)
 
             def apply(self, grads, trainable_variables=None):
@@ -175,9 +184,11 @@ class Instrument:
                     instrument._judge(view)
                     state = [*variables, *self.variables]
                     kept = updates.read(state)
-                    super().apply(grads, variables)
-                    instrument._see_update(view, instrument.variables)  # of what was computed, applied or not
-                    updates.restore_unless(instrument._applied(view), state, kept)
+                    with instrument._holding(view, self, variables, state, kept) as holder:
+                        super().apply(grads, variables)
+                    instrument._see_update(view, instrument.variables)
+                    rest = [i for i, variable in enumerate(state) if not holder.holds(variable)]
+                    updates.restore_unless(instrument._applied(view), [state[i] for i in rest], [kept[i] for i in rest])
                 else:
                     instrument._judge(view)
                     updates.run_if(instrument._applied(view), super().apply, grads, variables, self)
@@ -188,9 +199,31 @@ class Instrument:
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, instrument.variables, read=lambda v: values[id(v)])
                 instrument._judge(view)
-                return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+                if not instrument.spec.guard or not view.loss_in_gradients:
+                    return super().stateless_apply(optimizer_variables, grads, trainable_variables)
+                state = [*instrument.variables, *self.variables]
+                kept = [*trainable_variables, *optimizer_variables]
+                with instrument._holding(view, self, instrument.variables, state, kept) as holder:
+                    new = super().stateless_apply(optimizer_variables, grads, trainable_variables)
+                held = [v for variable, v in zip(state, [*new[0], *new[1]], strict=True) if holder.holds(variable)]
+                # After a second update in one step the state before the first one has to come back.
+                view.held = held if view.held is None else []
+                return new
 
+        if self.spec.guard and self.under_xla:
+            return holding.holding_class(Watched, lambda: instrument._local.view.holder)
         return Watched
+
+    @contextlib.contextmanager
+    def _holding(self, view, optimizer, variables, state, kept):
+        """Within this context the optimizer's assignments choose between new and old, where they can."""
+        can = updates.one_replica() and holding.can_hold(optimizer, self._update_rule, variables)
+        holder = holding.Holder(self._applied(view), state if can else [], kept if can else [])
+        view.holder = holder if can else None
+        try:
+            yield holder
+        finally:
+            view.holder = None
 
     # --- what is recorded -----------------------------------------------------------------------------------------
 

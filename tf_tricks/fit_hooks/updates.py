@@ -18,6 +18,11 @@ def _replicas():
     return tf.distribute.get_replica_context().num_replicas_in_sync
 
 
+def one_replica():
+    """Does this step run alone, not beside other replicas of `tf.distribute`?"""
+    return _replicas() == 1
+
+
 def sum_over_replicas(tensors):
     """The sums of each tensor over the replicas of `tf.distribute`; elsewhere the tensors as they are."""
     tensors = list(tensors)
@@ -63,9 +68,16 @@ def differences(after, before):
     return [ops.cast(a, "float32") - ops.cast(b, "float32") for a, b in zip(after, before, strict=True)]
 
 
-def select(condition, new, old):
-    """`new` where the condition holds, else `old`, for nested lists of tensors."""
-    return jax.lax.cond(condition, lambda: new, lambda: old)
+def select(condition, new, old, but=()):
+    """JAX: `new` where the condition holds, else `old`, for nested lists of tensors; `but` are taken from `new`."""
+    new, structure = jax.tree.flatten(new)
+    done = {id(tensor) for tensor in but}
+    rest = [i for i, tensor in enumerate(new) if id(tensor) not in done]
+    old = jax.tree.leaves(old)
+    chosen = jax.lax.cond(condition, lambda: [new[i] for i in rest], lambda: [old[i] for i in rest])
+    for i, tensor in zip(rest, chosen, strict=True):
+        new[i] = tensor
+    return jax.tree.unflatten(structure, new)
 
 
 def restore_unless(condition, variables, kept):
