@@ -5,17 +5,18 @@ the new one. `where(good, new, old)` at each assignment is fused into the update
 of the cost is the one read of the gradients that tells whether they are finite. Steps that are applied keep their bits.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
 from tf_tricks._backend import BACKEND, jax, tf
 
 # Optimizers whose last word on each of their variables goes through `Optimizer.assign`, `assign_add` or `assign_sub`,
-# the public methods for that. Others are undone after the fact, as are Adagrad and Lion, whose last bits would change:
-# with a choice in between XLA contracts other products and sums. A test goes through the list.
+# the public methods for that. Others are undone after the fact, as are Adagrad, Lion and RMSprop, whose last bits would
+# change: with a choice in between XLA contracts other products and sums. A test goes through the list.
 UPDATE_RULES = tuple(
-    getattr(keras.optimizers, name)
-    for name in ("Adadelta", "Adam", "Adamax", "AdamW", "Nadam", "RMSprop", "SGD")
+    getattr(keras.optimizers, name) for name in ("Adadelta", "Adam", "Adamax", "AdamW", "Nadam", "SGD")
 )
 
 
@@ -27,7 +28,8 @@ def can_hold(optimizer, update_rule, variables):
     """
     if update_rule not in UPDATE_RULES or optimizer.use_ema or optimizer.gradient_accumulation_steps:
         return False
-    return not any(v.constraint is not None or v.overwrite_with_gradient for v in variables)
+    # A `train_step` of one's own may hand in TensorFlow's variables, which have neither.
+    return not any(getattr(v, name, None) for v in variables for name in ("constraint", "overwrite_with_gradient"))
 
 
 class Holder:
@@ -93,21 +95,43 @@ def _is_sparse(value):
     return BACKEND == "tensorflow" and isinstance(value, tf.IndexedSlices)
 
 
-def spoil_gradient(loss):
-    """The loss as it is, with NaN as its gradient where it is not finite; else not a bit is changed.
+@contextlib.contextmanager
+def loss_in_gradients(model, view):
+    """JAX: while the step is traced, have the gradients tell whether the loss was finite; it cannot leave their trace.
 
-    JAX: the loss itself cannot leave the trace of the gradient, so the gradients have to tell that it was not finite.
+    The gradient of the loss alone does not tell: a NaN ends at the first `where` whose other branch was taken. So the
+    smallest variable's gradient gets a term of its own, NaN or -0.0, which changes no bit. Only in Keras's own step,
+    which takes the gradient of what `compute_loss_and_updates` returns.
     """
-    return _spoil_gradient(loss)
+    if getattr(model.compute_loss_and_updates, "__func__", None) is not keras.Model.compute_loss_and_updates:
+        yield
+        return
+    original = model.compute_loss_and_updates
+
+    def compute_loss_and_updates(trainable_variables, *args, **kwargs):
+        loss, others = original(trainable_variables, *args, **kwargs)
+        floats = [v for v in trainable_variables if jax.numpy.issubdtype(v.dtype, jax.numpy.floating)]
+        if not floats:
+            return loss, others
+        view.loss_in_gradients = True
+        return _spoil_gradient(loss, min(floats, key=lambda v: v.size)), others
+
+    object.__setattr__(model, "compute_loss_and_updates", compute_loss_and_updates)
+    try:
+        yield
+    finally:
+        object.__delattr__(model, "compute_loss_and_updates")
 
 
 if jax is not None:
 
     @jax.custom_jvp
-    def _spoil_gradient(loss):
+    def _spoil_gradient(loss, variable):
+        """The loss as it is; the gradient of the variable becomes NaN where the loss is not finite."""
         return loss
 
     @_spoil_gradient.defjvp
     def _(primals, tangents):
-        (loss,), (tangent,) = primals, tangents
-        return loss, tangent * jax.numpy.where(jax.numpy.isfinite(loss), 1, jax.numpy.nan).astype(tangent.dtype)
+        (loss, _), (tangent, of_variable) = primals, tangents
+        factor = jax.numpy.where(jax.numpy.isfinite(loss), -0.0, jax.numpy.nan).astype(tangent.dtype)
+        return loss, tangent + jax.numpy.sum(of_variable).astype(tangent.dtype) * factor

@@ -101,14 +101,17 @@ class Instrument:
         data, controls = payload
         view = self._begin(controls)
         view.before = state[0]
-        logs, new_state = self._train_step(state, data)
+        with self._told_by_gradients(view):
+            logs, new_state = self._train_step(state, data)
         view.loss = self._jax_loss(state, new_state, logs)
         self._see_update(view, new_state[0])
         if self.spec.guard:
             if not view.held:  # else the gradients knew
                 loss_finite = ops.isfinite(view.loss)
                 view.finite = loss_finite if view.finite is None else ops.logical_and(view.finite, loss_finite)
-            new_state = updates.select(self._applied(view), new_state, state, but=view.held or [])
+            held = {id(tensor) for tensor in view.held or ()}
+            done = [[id(each) in held and part in (0, 2) for each in values] for part, values in enumerate(new_state)]
+            new_state = updates.select(self._applied(view), new_state, state, done)
         return (logs, self._record(view, logs, controls)), new_state
 
     def _begin(self, controls):
@@ -160,18 +163,16 @@ class Instrument:
 
         class Watched(base):
             def scale_loss(self, loss):
-                view = instrument._local.view
-                if BACKEND != "jax":
-                    view.loss = g.float32(updates.sum_over_replicas([loss])[0])
-                elif instrument.spec.guard:  # traced inside the gradient, from which no value may leak
-                    view.loss_in_gradients = True
-                    loss = holding.spoil_gradient(loss)
+                if BACKEND != "jax":  # there it is traced inside the gradient, from which no value may leak
+                    instrument._local.view.loss = g.float32(updates.sum_over_replicas([loss])[0])
                 return super().scale_loss(loss)
 
             def apply(self, grads, trainable_variables=None):
                 if BACKEND == "jax":
                     return super().apply(grads, trainable_variables)
-                variables = list(trainable_variables or instrument.variables)
+                # A `train_step` of one's own may hand in TensorFlow's variables: the same, by their Keras names.
+                known = {id(v.value): v for v in instrument.variables}
+                variables = [known.get(id(v), v) for v in trainable_variables or instrument.variables]
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
                 if "update_norm" in instrument.spec.columns and view.before is None:
@@ -211,8 +212,16 @@ class Instrument:
                 return new
 
         if self.spec.guard and self.under_xla:
-            return holding.holding_class(Watched, lambda: instrument._local.view.holder)
+            # TensorFlow's strategies may update on another thread than the step's, where there is no view.
+            return holding.holding_class(
+                Watched, lambda: getattr(getattr(instrument._local, "view", None), "holder", None)
+            )
         return Watched
+
+    def _told_by_gradients(self, view):
+        """JAX: a context in which the gradients tell of the loss, if this is a step whose gradients we know."""
+        own = getattr(self._train_step, "__func__", None) is not keras.Model.train_step
+        return contextlib.nullcontext() if own or not self.spec.guard else holding.loss_in_gradients(self.model, view)
 
     @contextlib.contextmanager
     def _holding(self, view, optimizer, variables, state, kept):

@@ -68,12 +68,12 @@ def differences(after, before):
     return [ops.cast(a, "float32") - ops.cast(b, "float32") for a, b in zip(after, before, strict=True)]
 
 
-def select(condition, new, old, but=()):
-    """JAX: `new` where the condition holds, else `old`, for nested lists of tensors; `but` are taken from `new`."""
+def select(condition, new, old, done=None):
+    """JAX: `new` where the condition holds or the nest `done` is True, else `old`, for nests of tensors."""
     new, structure = jax.tree.flatten(new)
-    done = {id(tensor) for tensor in but}
-    rest = [i for i, tensor in enumerate(new) if id(tensor) not in done]
     old = jax.tree.leaves(old)
+    done = jax.tree.leaves(done) if done is not None else [False] * len(new)
+    rest = [i for i, each in enumerate(done) if not each]
     chosen = jax.lax.cond(condition, lambda: [new[i] for i in rest], lambda: [old[i] for i in rest])
     for i, tensor in zip(rest, chosen, strict=True):
         new[i] = tensor
