@@ -112,3 +112,23 @@ def test_initializers_measures_signal_and_training(monkeypatch, tmp_path, capsys
         assert len(signal.split(" | ")) == 1 + 3 * len(initializers.ACTIVATIONS)
         assert training.count("%") == len(initializers.ACTIVATIONS)
     assert picture.stat().st_size > 1000 and keras.__version__ in text
+
+
+def test_augmentation_measures_ours_beside_keras_s(monkeypatch, tmp_path, capsys):
+    module = load("augmentation", monkeypatch)
+    monkeypatch.setattr(module, "SIZES", {32: 2})
+    output = tmp_path / "augmentation.md"
+    module.main(["--cases", "flip", "brightness", "--rounds", "1", "--modes", module.MODES[0], "--output", str(output)])
+    text = output.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    for name in ("flip", "brightness"):
+        lines = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        assert len(lines) == 2, "one for float32, one for uint8"
+        assert all(float(line.split(" | ")[2]) > 0 for line in lines)
+
+
+def test_every_case_of_the_augmentation_benchmark_can_be_made(monkeypatch):
+    module = load("augmentation", monkeypatch)
+    for make_ours, make_keras in module.CASES.values():
+        assert make_ours(32, "uint8").compute_dtype == "uint8"
+        assert callable(make_keras(32, "float32"))

@@ -13,6 +13,7 @@ import pytest
 
 import tf_tricks
 from tests.contract import refusals
+from tests.contract.augmentation_rows import AUGMENTATIONS
 from tests.contract.initializer_rows import INITIALIZERS
 from tests.contract.layer_rows import LAYERS
 from tests.contract.models import BACKEND, EPOCHS, MODES, QUICK, SHAPES, STEPS, Run, assert_same_bits
@@ -55,7 +56,7 @@ def run_of(mode, name=None):
 
 
 def test_every_public_name_has_a_row_and_every_row_a_public_name():
-    assert sorted([*ROWS, *LAYERS, *INITIALIZERS]) == sorted(public_names())
+    assert sorted([*ROWS, *LAYERS, *AUGMENTATIONS, *INITIALIZERS]) == sorted(public_names())
     assert all(isinstance(public_names()[name], type) == (name in CLASSES) for name in ROWS)
 
 

@@ -1,0 +1,162 @@
+"""Arithmetic of colours: exact changes of pixels, and the linear ones as one 3x4 matrix for each image.
+
+`pixels` are float32 `(batch, height, width, channels)`, a parameter is `(batch,)`. A matrix `(batch, 3, 4)` maps the
+colour `(red, green, blue, 1)`; a chain of them is one matrix and so one multiplication for each value.
+"""
+
+import math
+
+import numpy as np
+
+from tf_tricks._backend import BACKEND
+from tf_tricks.layers.augmentation._namespaces import OPS
+
+LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
+# From red, green, blue to luminance and two chromatic axes (NTSC 1953, as in `tf.image.rgb_to_yiq`).
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
+_ROWS = 8  # so many at a time are summed for a mean
+_SEXTANTS = np.array([0.0, 2.0, 4.0], "float32")  # where red, green and blue lie on the hue circle of six parts
+
+
+def per_image(xp, values):
+    """A parameter `(batch,)` in a shape that broadcasts against images."""
+    return xp.reshape(values, (-1, 1, 1, 1))
+
+
+def check_rgb(layer, pixels):
+    """Raise ValueError unless the pixels have three channels; `layer` is the name for the message."""
+    if pixels.shape[-1] != 3:
+        raise ValueError(
+            f"{layer}: images must have 3 channels (red, green, blue). Received: {pixels.shape[-1]} channels, images "
+            f"of shape {tuple(pixels.shape)} (channels last)"
+        )
+
+
+# --- exact ---------------------------------------------------------------------------------------------------------
+
+
+def mean(xp, pixels):
+    """The mean of each channel of each image, `(batch, 1, 1, channels)`."""
+    height = pixels.shape[1]
+    if height is None or height < 2 * _ROWS or (BACKEND == "jax" and xp is OPS):
+        return xp.mean(xp.mean(pixels, axis=1, keepdims=True), axis=2, keepdims=True)
+    # Sums of rows first, which TensorFlow's XLA vectorises: half the time on a CPU. JAX's then computes them twice.
+    whole = height - height % _ROWS
+    total = xp.sum(sum(pixels[:, i:whole:_ROWS] for i in range(_ROWS)), axis=1, keepdims=True)
+    if whole < height:
+        total = total + xp.sum(pixels[:, whole:], axis=1, keepdims=True)
+    return xp.mean(total, axis=2, keepdims=True) * (1.0 / height)
+
+
+def quick_mean(xp, pixels):
+    """The mean of each channel of each image, `(batch, channels)`; of every fourth row and column of large images."""
+    height, width = pixels.shape[1:3]
+    if height is not None and width is not None and min(height, width) >= 64:
+        pixels = pixels[:, ::4, ::4]
+    return mean(xp, pixels)[:, 0, 0]
+
+
+def contrast(xp, pixels, factor):
+    """Stretch the values about the mean of their channel."""
+    centre = mean(xp, pixels)
+    return (pixels - centre) * per_image(xp, factor) + centre
+
+
+def grayscale(xp, pixels):
+    """The luminance in all three channels."""
+    red, green, blue = (pixels[..., i : i + 1] * weight for i, weight in enumerate(LUMA))
+    return (red + green + blue) + xp.zeros_like(pixels)
+
+
+def hue_and_saturation(xp, pixels, turns, saturation, value_range):
+    """Turn the hue and multiply the saturation as HSV (Smith 1978) defines them; the value stays.
+
+    One trip for both, and the same arithmetic for the three channels: no picture in HSV comes into being. The share of
+    a channel follows from the distance of the pixel's hue to that channel's own on the hue circle.
+
+    Args:
+        xp: the namespace to compute in.
+        pixels: three channels.
+        turns: `(batch,)` in [-0.5, 0.5], in full turns, or None.
+        saturation: `(batch,)` >= 0, or None; the product is clipped to 1.
+        value_range: (low, high); `low` is black.
+    """
+    low = value_range[0]
+    red, green, blue = (pixels[..., i : i + 1] - low for i in range(3))
+    value = xp.maximum(xp.maximum(red, green), blue)
+    chroma = value - xp.minimum(xp.minimum(red, green), blue)
+    per_chroma = 1.0 / xp.where(chroma > 0.0, chroma, xp.ones_like(chroma))
+    new_chroma = chroma if saturation is None else xp.minimum(chroma * per_image(xp, saturation), value)
+    if turns is None:  # the hue stays: each channel keeps its share
+        return value - (value - (pixels - low)) * (per_chroma * new_chroma) + low
+    red_leads, green_leads = value <= red, value <= green
+    side = xp.where(red_leads, green - blue, xp.where(green_leads, blue - red, red - green)) * per_chroma
+    zero = xp.zeros_like(side)
+    sextant = side + xp.where(red_leads, zero, xp.where(green_leads, zero + 2.0, zero + 4.0))
+    away = xp.abs(sextant + (per_image(xp, turns) * 6.0 - xp.convert_to_tensor(_SEXTANTS)))
+    away = xp.minimum(away, xp.abs(away - 6.0))
+    return value - new_chroma * xp.clip(away - 1.0, 0.0, 1.0) + low
+
+
+# --- matrices ------------------------------------------------------------------------------------------------------
+
+
+def apply(xp, pixels, matrix):
+    """The pixels' colours mapped by the matrix of their image; not clipped."""
+    # Three products and not a `matmul`, which with three columns is slow everywhere.
+    columns = [matrix[:, None, None, :, i] for i in range(4)]
+    return sum((pixels[..., i : i + 1] * columns[i] for i in range(3)), columns[3])
+
+
+def chain(xp, *matrices):
+    """One matrix for several that follow one another, the first one first."""
+    result = matrices[0]
+    for following in matrices[1:]:
+        linear = following[:, :, :3]
+        moved = xp.matmul(linear, result)
+        result = moved + xp.concatenate([xp.zeros_like(linear), following[:, :, 3:]], axis=-1)
+    return result
+
+
+def shift_matrix(xp, shift):
+    """Add a number, `(batch,)` or `(batch, 3)`."""
+    shift = xp.reshape(shift, (-1, 1 if len(shift.shape) == 1 else 3))
+    return _with_offset(xp, xp.convert_to_tensor(_IDENTITY), shift)
+
+
+def contrast_matrix(xp, factor, centre):
+    """Stretch about a colour `centre` `(batch, 3)`."""
+    factor = xp.reshape(factor, (-1, 1))
+    return _with_offset(xp, factor[..., None] * xp.convert_to_tensor(_IDENTITY), centre - centre * factor)
+
+
+def saturation_matrix(xp, factor):
+    """Move away from the luminance (`factor` above 1) or towards it: 0 is gray."""
+    gray, colour = (xp.convert_to_tensor(each) for each in (_GRAY, _IDENTITY - _GRAY))
+    return _with_offset(xp, gray + colour * xp.reshape(factor, (-1, 1, 1)), None)
+
+
+def hue_matrix(xp, turns):
+    """Turn the colours about the gray axis in YIQ; not what HSV calls hue, and linear."""
+    angle = xp.reshape(turns, (-1, 1, 1)) * (2.0 * math.pi)
+    still, cos, sin = (xp.convert_to_tensor(each) for each in _HUE)
+    return _with_offset(xp, still + xp.cos(angle) * cos + xp.sin(angle) * sin, None)
+
+
+def _hue_parts():
+    back = np.linalg.inv(_YIQ)
+    middle = (np.diag([1.0, 0.0, 0.0]), np.diag([0.0, 1.0, 1.0]), np.array([[0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]]))
+    return [(back @ each @ _YIQ).astype("float32")[None] for each in middle]
+
+
+_HUE = _hue_parts()
+_IDENTITY = np.eye(3, dtype="float32")[None]
+_GRAY = np.tile(_YIQ[:1], (1, 3, 1)).astype("float32")
+
+
+def _with_offset(xp, linear, offset):
+    """`(batch, 3, 4)` from `(batch or 1, 3, 3)` and `(batch, 1 or 3)` or None."""
+    if offset is None:
+        return xp.concatenate([linear, xp.zeros_like(linear[:, :, :1])], axis=-1)
+    column = offset[..., None] + xp.zeros_like(linear[:, :, :1])
+    return xp.concatenate([linear + xp.zeros_like(column), column], axis=-1)

@@ -1,0 +1,67 @@
+"""Reading pixels, for which each backend has a fast form of its own."""
+
+from tf_tricks._backend import BACKEND, jax, torch
+from tf_tricks.layers.augmentation._namespaces import OPS
+
+TORCH_PADDING = {"constant": "zeros", "nearest": "border", "reflect": "reflection"}
+
+
+def rows(xp, table, index):
+    """The rows of a table `(n, channels)` at int32 indices within [0, n): `(*index.shape, channels)`.
+
+    `keras.ops.take` also serves negative indices and such as lie outside, which costs as much again.
+    """
+    if is_on(xp, "jax"):
+        return table.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+    if is_on(xp, "torch"):
+        return torch.index_select(table, 0, index.reshape(-1)).reshape(*index.shape, table.shape[1])
+    return _tensorflow().gather(table, index)
+
+
+def windows(xp, images, top, left, size):
+    """From each image the window of `size` (height, width) at its own int32 `top` and `left` `(batch,)`."""
+    if is_on(xp, "jax"):
+        shape = (*size, images.shape[3])
+        return jax.vmap(lambda image, y, x: jax.lax.dynamic_slice(image, (y, x, 0), shape))(images, top, left)
+    batch, height, width, channels = xp.shape(images)
+    first, y, x, row, column = (
+        xp.reshape(xp.cast(each, "int32"), shape)
+        for each, shape in (
+            (xp.arange(batch), (-1, 1, 1)),
+            (top, (-1, 1, 1)),
+            (left, (-1, 1, 1)),
+            (xp.arange(size[0]), (1, -1, 1)),
+            (xp.arange(size[1]), (1, 1, -1)),
+        )
+    )
+    index = ((first * height + y + row) * width + x) + column
+    return rows(xp, xp.reshape(images, (-1, channels)), index)
+
+
+def has_sampler(xp, fill_mode):
+    """Has the backend a kernel that interpolates? Torch has; it runs its operations one by one, without XLA."""
+    return is_on(xp, "torch") and fill_mode in TORCH_PADDING
+
+
+def sample(images, x, y, fill_mode, fill_value):
+    """Torch's bilinear sampling of `images` at pixel coordinates `(batch, h, w)`: float32."""
+    height, width = images.shape[1:3]
+    images = images.permute(0, 3, 1, 2).to(torch.float32)
+    if shifted := fill_mode == "constant" and fill_value != 0:
+        images = images - fill_value  # Torch fills with zeros alone
+    # Edges at -1 and 1, so that "reflection" reflects about the edge of the last pixel, not about its centre.
+    grid = torch.stack([(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0], dim=-1)
+    padding = TORCH_PADDING[fill_mode]
+    found = torch.nn.functional.grid_sample(images, grid, padding_mode=padding, align_corners=False)
+    return (found + fill_value if shifted else found).permute(0, 2, 3, 1)
+
+
+def is_on(xp, backend):
+    """Is `xp` the functions of this backend?"""
+    return xp is OPS and BACKEND == backend
+
+
+def _tensorflow():
+    import tensorflow as tf  # the backend, or whoever made the tensors has imported it
+
+    return tf
