@@ -12,6 +12,10 @@ from tf_tricks.checkpoints.packing import pack, unpack
 from tf_tricks.fit_hooks import random_state
 
 
+# Seeds that no other test uses: layers of other tests may still be alive, and their generators are found, too.
+INSIDE, OUTSIDE = 860_001, 860_101
+
+
 def draw():
     """Numbers from all sources: name -> list of floats."""
     np_state = np.random.normal(size=3)  # an odd number leaves half a pair of normals in the state
@@ -155,8 +159,8 @@ def test_a_normal_that_waits_in_numpy_s_state_counts():
 
 
 def test_generators_of_the_data_are_those_outside_of_the_model():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5, seed=1)])
-    layer = keras.layers.GaussianNoise(0.5, seed=2)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5, seed=INSIDE)])
+    layer = keras.layers.GaussianNoise(0.5, seed=OUTSIDE)
     keras.random.normal((1,))  # makes Keras's global generator, which is kept elsewhere
     seeds = random_state.DataSeeds(model)
     own = array(layer.seed_generator.state)
@@ -177,7 +181,7 @@ def test_arrays_have_no_generators():
 
 
 def test_generators_are_in_the_order_in_which_a_script_makes_them():
-    made = [keras.random.SeedGenerator(each) for each in range(12)]
+    made = [keras.random.SeedGenerator(OUTSIDE + each) for each in range(12)]
     wanted = [array(each.state).tolist() for each in made]
     got = [state.tolist() for state in random_state.DataSeeds(build()).take()["seeds"]]
     positions = [got.index(each) for each in wanted]
