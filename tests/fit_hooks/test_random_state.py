@@ -11,7 +11,6 @@ from tf_tricks._backend import BACKEND
 from tf_tricks.checkpoints.packing import pack, unpack
 from tf_tricks.fit_hooks import random_state
 
-
 # Seeds that no other test uses: layers of other tests may still be alive, and their generators are found, too.
 INSIDE, OUTSIDE = 860_001, 860_101
 
