@@ -211,6 +211,31 @@ def test_the_state_on_jax_has_four_parts_in_this_order():
     )
 
 
+# --- fit_hooks/holding.py -------------------------------------------------------------------------------------------
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere the loss is known before the update")
+@assumes("Model.compute_loss_and_updates")
+def test_the_step_on_jax_differentiates_what_the_instance_s_method_returns():
+    model = build()
+    fit(model)
+    still = [array(v) for v in model.trainable_variables]
+    original = model.compute_loss_and_updates
+
+    def without_a_slope(*args, **kwargs):
+        loss, others = original(*args, **kwargs)
+        return 0.0 * loss, others
+
+    object.__setattr__(model, "compute_loss_and_updates", without_a_slope)
+    model.make_train_function(force=True)
+    fit(model)
+    for variable, value in zip(model.trainable_variables, still, strict=True):
+        np.testing.assert_array_equal(
+            array(variable),
+            value,
+            "fit_hooks/holding.py: Keras's step on JAX no longer takes the gradient of what the model's "
+            "`compute_loss_and_updates` returns: NaNGuard applies an update whose loss is not finite",
+        )
+
+
 # --- fit_hooks/in_step.py -------------------------------------------------------------------------------------------
 def test_gradients_pass_through_the_optimizer_s_class():
     model, seen = build(), []
@@ -370,6 +395,7 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "Model._initial_epoch",
         "Model._jax_state_synced",
         "Model._symbolic_build",
+        "Model.compute_loss_and_updates",
         "Model.evaluate.callbacks",
         "Model.fit.callbacks",
         "Model.fit.epoch_iterator",

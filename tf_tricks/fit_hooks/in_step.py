@@ -170,9 +170,10 @@ class Instrument:
             def apply(self, grads, trainable_variables=None):
                 if BACKEND == "jax":
                     return super().apply(grads, trainable_variables)
-                # A `train_step` of one's own may hand in TensorFlow's variables: the same, by their Keras names.
-                known = {id(v.value): v for v in instrument.variables}
-                variables = [known.get(id(v), v) for v in trainable_variables or instrument.variables]
+                variables = list(trainable_variables or instrument.variables)
+                if BACKEND == "tensorflow":  # a `train_step` of one's own may hand in TensorFlow's own variables
+                    known = {id(v.value): v for v in instrument.variables}
+                    variables = [known.get(id(v), v) for v in variables]
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
                 if "update_norm" in instrument.spec.columns and view.before is None:

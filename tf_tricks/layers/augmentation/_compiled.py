@@ -7,6 +7,7 @@ of a pass. Torch runs its operations as they are: its compiler needs a C++ compi
 import functools
 
 from tf_tricks._backend import BACKEND, jax
+from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 MOST_SIZES = 16  # eager TensorFlow with images of more sizes than these: compiling takes longer than it gains
@@ -40,12 +41,10 @@ class Compiled:
         return self._function(xp, images, parameters)
 
     def _tensorflow(self, xp):
-        import tensorflow as tf  # with JAX and Torch it is there if one of its tensors is
-
         if self._in_tensorflow is None:
             # No autograph: there is nothing in a pass that it would have to convert. `partial`, because TensorFlow
             # counts tracings by the code of a Python function, and would warn of those of all layers together.
-            self._in_tensorflow = tf.function(
+            self._in_tensorflow = tensorflow().function(
                 functools.partial(self._function, xp),
                 jit_compile=True,
                 autograph=False,

@@ -1,6 +1,7 @@
 """Reading pixels, for which each backend has a fast form of its own."""
 
 from tf_tricks._backend import BACKEND, jax, torch
+from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 TORCH_PADDING = {"constant": "zeros", "nearest": "border", "reflect": "reflection"}
@@ -15,7 +16,7 @@ def rows(xp, table, index):
         return table.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
     if is_on(xp, "torch"):
         return torch.index_select(table, 0, index.reshape(-1)).reshape(*index.shape, table.shape[1])
-    return _tensorflow().gather(table, index)
+    return tensorflow().gather(table, index)
 
 
 def windows(xp, images, top, left, size):
@@ -59,9 +60,3 @@ def sample(images, x, y, fill_mode, fill_value):
 def is_on(xp, backend):
     """Is `xp` the functions of this backend?"""
     return xp is OPS and BACKEND == backend
-
-
-def _tensorflow():
-    import tensorflow as tf  # the backend, or whoever made the tensors has imported it
-
-    return tf

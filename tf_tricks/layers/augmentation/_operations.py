@@ -1,8 +1,7 @@
 """The operations of the policies, and the loop over images in which each runs its own."""
 
-import sys
-
 from tf_tricks._backend import BACKEND, jax
+from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _colour, _geometry, _tables
 from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation.pixel_augmentation import per_image
@@ -87,7 +86,7 @@ def one_by_one(xp, function, images, parameters, dtype):
 
     if xp is OPS and BACKEND == "jax":
         return jax.lax.map(body, (images, parameters))
-    tf = sys.modules["tensorflow"]
+    tf = tensorflow()
 
     @tf.autograph.experimental.do_not_convert
     def loop(images):
@@ -113,7 +112,7 @@ def repeat(xp, times, function, value):
         return function(0, value)
     if xp is OPS and BACKEND == "jax":
         return jax.lax.fori_loop(0, times, function, value)
-    tf = sys.modules["tensorflow"]
+    tf = tensorflow()
     return tf.while_loop(
         lambda number, value: number < times,
         lambda number, given: (number + 1, tf.ensure_shape(function(number, given), value.shape)),

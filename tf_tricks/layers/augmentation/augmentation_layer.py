@@ -6,6 +6,7 @@ import zlib
 import keras
 
 from tf_tricks._checks import check_integer, check_one_of, check_optional, check_range
+from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _random
 from tf_tricks.layers.augmentation._compiled import Compiled, apart
 from tf_tricks.layers.augmentation._inputs import pack, unpack
@@ -90,10 +91,8 @@ class AugmentationLayer(keras.layers.Layer):
                 "`set_shape` first"
             )
         if namespace_of(images) is not OPS:
-            import tensorflow as tf
-
             # `Dataset.map` would have autograph rewrite all that a layer calls.
-            return tf.autograph.experimental.do_not_convert(self.call)(data, *args, **kwargs)
+            return tensorflow().autograph.experimental.do_not_convert(self.call)(data, *args, **kwargs)
         return super().__call__(data, *args, **kwargs)
 
     def call(self, data, training=True):
@@ -180,8 +179,7 @@ class AugmentationLayer(keras.layers.Layer):
         """int32 `(2,)`: the seed, and how often the layer was called."""
         if xp is OPS:
             return keras.ops.cast(self._generator.next(), "int32")
-        import tensorflow as tf
-
+        tf = tensorflow()
         if self._counter is None:
             with tf.init_scope():
                 self._counter = tf.Variable(0, dtype=tf.int32, trainable=False)

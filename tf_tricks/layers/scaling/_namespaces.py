@@ -5,13 +5,13 @@ such formulas need, under NumPy's names.
 """
 
 import math
-import sys
 import types
 
 import keras
 import numpy as np
 
 from tf_tricks._backend import BACKEND
+from tf_tricks.layers import _in_tensorflow
 
 OPS = keras.ops
 NUMPY = types.SimpleNamespace(
@@ -38,39 +38,14 @@ NUMPY = types.SimpleNamespace(
 WIDE = ("float64", "int32", "uint32", "int64", "uint64")  # float32 has no room for all of their values
 
 
-def _in_tensorflow(tf):
-    return types.SimpleNamespace(
-        abs=tf.abs,
-        arcsinh=tf.asinh,
-        arctanh=tf.atanh,
-        cast=tf.cast,
-        clip=tf.clip_by_value,
-        erf=tf.math.erf,
-        expm1=tf.math.expm1,
-        log=tf.math.log,
-        log1p=tf.math.log1p,
-        matmul=tf.matmul,
-        reshape=tf.reshape,
-        shape=lambda x: [tf.shape(x)[i] if size is None else size for i, size in enumerate(x.shape)],
-        sign=tf.sign,
-        sinh=tf.sinh,
-        sqrt=tf.sqrt,
-        take=tf.gather,
-        tanh=tf.tanh,
-        transpose=tf.transpose,
-        where=tf.where,
-    )
-
-
 def namespace_of(x):
     """Where to compute on `x`: in OPS, unless the backend cannot or would lose digits.
 
     It cannot inside tf.data, which hands TensorFlow's symbolic tensors to a layer of another backend. JAX turns 64-bit
     NumPy arrays into 32-bit ones before the layer sees them: those are scaled first, in NumPy.
     """
-    tf = sys.modules.get("tensorflow")  # whoever made the tensor has imported it
-    if BACKEND != "tensorflow" and tf is not None and tf.is_tensor(x) and tf.is_symbolic_tensor(x):
-        return _in_tensorflow(tf)
+    if _in_tensorflow.is_foreign(x) and _in_tensorflow.tensorflow().is_symbolic_tensor(x):
+        return _in_tensorflow.functions()
     if BACKEND == "jax" and isinstance(x, np.ndarray | np.generic) and x.dtype.name in WIDE:
         return NUMPY
     return OPS
