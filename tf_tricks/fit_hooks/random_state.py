@@ -232,6 +232,11 @@ def _set_keras_global(state):
     generator.state.assign(state)
 
 
+def forget_keras_global():
+    """Take away the SeedGenerator that unseeded calls of keras.random share: the next one makes it, as at first."""
+    _global_state().set_global_attribute(_GLOBAL_SEED_GENERATOR, None)
+
+
 def _tensorflow_context():
     from tensorflow.python.eager import context
 

@@ -97,7 +97,7 @@ def loss_of_predictions(model, x, y, predictions, sample_weight):
     with untouched(model), keras.StatelessScope(state_mapping=mapping, collect_losses=True):
         try:
             y_pred = keras.tree.map_structure(keras.ops.convert_to_tensor, predictions)
-            compute = functools.partial(model.compute_loss, **_training_argument(model.compute_loss))
+            compute = functools.partial(model.compute_loss, **training_argument(model.compute_loss))
             return float(to_numpy(compute(x, y, y_pred, sample_weight)))
         except Exception:
             return float("nan")
@@ -131,18 +131,18 @@ def _run(model, data, recorder, weights, with_predictions=None, with_loss=None):
     # In this scope no variable is assigned: statistics, seeds and metrics stay as they are.
     with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
         with recorder.installed():
-            y_pred = model(x, **_training_argument(model.call))
+            y_pred = model(x, **training_argument(model.call))
             if with_predictions is not None:
                 with recorder.silence():
                     with_predictions(y_pred)
-            compute = functools.partial(model.compute_loss, **_training_argument(model.compute_loss))
+            compute = functools.partial(model.compute_loss, **training_argument(model.compute_loss))
             loss = recorder.run("loss", "loss", "loss", compute, (x, y, y_pred, sample_weight), {})
         if with_loss is not None:
             with_loss(loss)
     return loss
 
 
-def _training_argument(function):
+def training_argument(function):
     parameters = inspect.signature(function).parameters
     takes_it = "training" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return {"training": True} if takes_it else {}

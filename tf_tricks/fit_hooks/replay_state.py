@@ -5,6 +5,7 @@ What remains are plain Python attributes of layers, buffers of Torch modules, an
 """
 
 import contextlib
+import functools
 import random
 
 import keras
@@ -12,18 +13,30 @@ import numpy as np
 
 from tf_tricks._backend import torch
 
+# What we reach into beyond Keras's documentation. A test reads this list; it may only shrink.
+PRIVATE_ATTRIBUTES = {
+    "Layer._tracker": "notes the ids of what the layer holds: one left there would hide a later variable with that id",
+}
+
 
 def sublayers(layer):
     """Every layer reachable through the attributes of `layer`, itself first."""
-    found, waiting, seen = [], [layer], set()
+    return reachable(layer, keras.layers.Layer)
+
+
+def reachable(root, classes, leaves=()):
+    """Every instance of `classes` or `leaves` reachable through attributes of the former and through containers."""
+    found, waiting, seen = [], [root], set()
     while waiting:
         item = waiting.pop()
         if id(item) in seen:
             continue
         seen.add(id(item))
-        if isinstance(item, keras.layers.Layer):
+        if isinstance(item, classes):
             found.append(item)
             waiting.extend(vars(item).values())
+        elif isinstance(item, leaves):
+            found.append(item)
         elif isinstance(item, dict):
             waiting.extend(item.values())
         elif isinstance(item, (list, tuple, set)):
@@ -32,23 +45,35 @@ def sublayers(layer):
 
 
 @contextlib.contextmanager
-def unchanged_attributes(layers):
-    """Give the `layers` back the attributes they have now, and the lists, sets and dicts among these their contents."""
+def unchanged_attributes(holders):
+    """Give the `holders` (layers, ...) back the attributes they have now, and lists, sets and dicts their contents."""
     # The old value travels along: a `set` of ids or a list of losses is changed in place, not replaced.
-    saved = [
-        (layer, dict(vars(layer)), [(v, _copied(v)) for v in vars(layer).values() if isinstance(v, (list, set, dict))])
-        for layer in layers
-    ]
+    saved = [(holder, dict(vars(holder)), _contents(vars(holder))) for holder in holders]
     try:
         yield
     finally:
-        for layer, attributes, contents in saved:
+        for holder, attributes, contents in saved:
             for container, items in contents:
                 _refill(container, items)
-            namespace = vars(layer)
+            namespace = vars(holder)
             for name in [name for name in namespace if name not in attributes]:
                 del namespace[name]
             namespace.update(attributes)
+
+
+def _contents(namespace):
+    """(container, copy) of each list, set and dict among the values, those inside of others and of trackers too."""
+    found, waiting, seen = [], list(namespace.values()), set()
+    waiting += [vars(tracker) for tracker in [namespace.get("_tracker")] if hasattr(tracker, "stored_ids")]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen or not isinstance(item, (list, tuple, set, dict)):
+            continue
+        seen.add(id(item))
+        if not isinstance(item, tuple):
+            found.append((item, _copied(item)))
+        waiting.extend(item.values() if isinstance(item, dict) else item)
+    return found
 
 
 def _copied(container):
@@ -58,9 +83,20 @@ def _copied(container):
 def _refill(container, items):
     now = _copied(container)
     if len(now) == len(items) and _identical(now, items):
-        return  # Keras locks its tracked lists after `build`: touch only what has changed
-    container.clear()
-    container.update(items) if isinstance(container, (dict, set)) else container.extend(items)
+        return
+    clear, fill = _methods(container)
+    clear()
+    fill(items)
+
+
+def _methods(container):
+    """How to empty and to fill a list, set or dict."""
+    kind = next(cls for cls in (dict, set, list) if isinstance(container, cls))
+    fill = "extend" if kind is list else "update"
+    if type(container).__module__.startswith("keras."):
+        # Keras's tracked containers tell their tracker of a change, which may be locked, and is put back on its own.
+        return functools.partial(kind.clear, container), functools.partial(getattr(kind, fill), container)
+    return container.clear, getattr(container, fill)
 
 
 def _identical(a, b):
