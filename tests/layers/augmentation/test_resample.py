@@ -117,3 +117,31 @@ def test_a_matrix_that_says_nothing_does_no_harm(fill_mode):
         options = {"interpolation": interpolation, "fill_mode": fill_mode, "fill_value": 1.0, "projective": True}
         got = numpy(resampled(images, matrix, (4, 4), **options))
         np.testing.assert_allclose(got, 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("projective", [False, True])
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+def test_it_agrees_with_opencv(fill_mode, projective):
+    cv2 = pytest.importorskip("cv2")
+    if keras.backend.backend() == "torch" and fill_mode != "wrap" and projective:
+        pytest.skip("Torch's kernel takes relative coordinates: far outside they are too coarse")
+    rng = np.random.default_rng(4)
+    images = rng.uniform(0, 255, (20, 24, 30, 3)).astype("float32")
+    matrices = random_matrices(rng, 20, (24, 30))
+    if projective:
+        matrices[:, 2, :2] = rng.uniform(-0.004, 0.004, (20, 2))
+    borders = {"constant": cv2.BORDER_CONSTANT, "nearest": cv2.BORDER_REPLICATE}
+    border = borders.get(fill_mode, cv2.BORDER_WRAP if fill_mode == "wrap" else cv2.BORDER_REFLECT)
+    options = {"flags": cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, "borderMode": border, "borderValue": (50.0,) * 3}
+    expected = [
+        cv2.warpPerspective(image, matrix, (30, 24), **options)
+        if projective
+        else cv2.warpAffine(image, matrix[:2], (30, 24), **options)
+        for image, matrix in zip(images, matrices.astype("float64"), strict=True)
+    ]
+    options = {"interpolation": "bilinear", "fill_mode": fill_mode, "fill_value": 50.0, "projective": projective}
+    got = numpy(resampled(images, matrices, (24, 30), **options))
+    if int(cv2.__version__.split(".")[0]) >= 5:
+        np.testing.assert_allclose(got, np.stack(expected), atol=4 * ATOL)
+    else:  # which rounds coordinates to 1/32 of a pixel
+        np.testing.assert_allclose(got, np.stack(expected), atol=255 / 16)

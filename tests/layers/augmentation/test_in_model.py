@@ -1,0 +1,77 @@
+"""A network with augmentation as its first layers trains, compiled as a whole where the backend can."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tricks.layers import (
+    Augmentation,
+    RandomColorJitter,
+    RandomErasing,
+    RandomFlip,
+    RandomGaussianNoise,
+    RandomRotation,
+    RandomZoom,
+)
+
+JITTER = {"brightness_factor": 0.2, "contrast_factor": 0.2, "saturation_factor": (0.3, 0.7), "hue_factor": 0.05}
+
+
+def six_families():
+    return [
+        RandomFlip("horizontal"),
+        RandomRotation(0.08),
+        RandomZoom(0.2),
+        RandomColorJitter(**JITTER),
+        RandomGaussianNoise(0.05),
+        RandomErasing(0.5, scale=(0.02, 0.1)),
+    ]
+
+
+def network(first):
+    """One residual block behind the augmentation."""
+    inputs = x = keras.Input((12, 12, 3))
+    for layer in first:
+        x = layer(x)
+    x = keras.layers.Rescaling(1 / 127.5, -1.0)(x)
+    x = keras.layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    y = keras.layers.BatchNormalization()(keras.layers.Conv2D(8, 3, padding="same")(x))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(keras.layers.Add()([x, y])))
+    return keras.Model(inputs, keras.layers.Dense(2)(x))
+
+
+def red_or_blue(count=64):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype("int32")
+    tint = np.array([[120, 0, 0], [0, 0, 120]])[labels]
+    return (rng.uniform(0, 120, (count, 12, 12, 3)) + tint[:, None, None]).astype("float32"), labels
+
+
+@pytest.mark.parametrize("form", ["one Augmentation", "six layers"])
+def test_a_compiled_network_trains_with_six_families_inside(backend, form):
+    members = six_families()
+    model = network([Augmentation(members, seed=1)] if form == "one Augmentation" else members)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    compiled = backend != "torch"
+    model.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], jit_compile=compiled)
+    assert model.jit_compile == compiled
+    images, labels = red_or_blue()
+    model.fit(images, labels, batch_size=16, epochs=8, verbose=0)
+    assert model.evaluate(images, labels, verbose=0, return_dict=True)["accuracy"] > 0.9
+    # What is not training sees the images as they are: twice the same.
+    first, second = (model.predict(images[:4], verbose=0) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_every_step_of_a_compiled_network_draws_anew(backend):
+    images, labels = red_or_blue(16)
+    losses = {}
+    for name, first in (("bare", []), ("augmented", [Augmentation(six_families(), seed=1)])):
+        keras.utils.set_random_seed(0)
+        model = network(first)
+        # Nothing is learnt, so that only what the augmentation draws can change the loss.
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.SGD(0.0), loss, jit_compile=backend != "torch")
+        losses[name] = model.fit(images, labels, batch_size=16, epochs=4, shuffle=False, verbose=0).history["loss"]
+    np.testing.assert_allclose(losses["bare"], losses["bare"][0], rtol=1e-5)
+    assert len({round(each, 5) for each in losses["augmented"]}) == 4, losses
