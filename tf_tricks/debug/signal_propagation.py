@@ -118,27 +118,46 @@ def is_healthy(verdict):
 
 def judge(rows):
     """The verdict on a list of `LayerSignal`s."""
-    layers = [row for row in rows if row.has_kernel] or list(rows)
+    layers = _counted(rows)
     faults = []
-    names = [row.layer for row in layers]
-    signal = _drift([row.stddev for row in layers], _references(rows, layers))
+    signal, gradient = signal_drift(rows), gradient_drift(rows)
     if signal is not None:
-        faults.append(f"the signal {signal[0]} from `{names[signal[1]]}` on")
-    # The output layer comes first on the way back, and its gradient is that of the loss: not counted.
-    backwards = [row for row in layers if row.gradient_stddev is not None][:-1]
-    for stretch in _stretches_on_the_way_back(rows, backwards):
-        gradients = [row.gradient_stddev for row in stretch]
-        gradient = _drift(gradients, gradients[:1] * len(gradients), count_last=True)
-        if gradient is not None:
-            faults.append(f"the gradient {gradient[0]} on its way back, from `{stretch[gradient[1]].layer}` on")
-            break
+        faults.append(f"the signal {signal[0]} from `{signal[1]}` on")
+    if gradient is not None:
+        faults.append(f"the gradient {gradient[0]} on its way back, from `{gradient[1]}` on")
     alike = _first_of_the_rest([row.sample_stddev < ALIKE * row.stddev for row in layers])
     if alike is not None and signal is None:
-        faults.append(f"all samples look alike from `{names[alike]}` on")
+        faults.append(f"all samples look alike from `{layers[alike].layer}` on")
     if faults:
         return "; ".join(faults)
-    quantities = "outputs and of their gradients" if backwards else "outputs"
+    quantities = "outputs and of their gradients" if _backwards(layers) else "outputs"
     return f"healthy: the stddev of the layers' {quantities} stays within a factor of {FACTOR}"
+
+
+def signal_drift(rows):
+    """("vanishes" | "explodes", name of the layer from which on) of the outputs of `LayerSignal`s, or None."""
+    layers = _counted(rows)
+    found = _drift([row.stddev for row in layers], _references(rows, layers))
+    return None if found is None else (found[0], layers[found[1]].layer)
+
+
+def gradient_drift(rows):
+    """The same of the gradients, on their way back."""
+    for stretch in _stretches_on_the_way_back(rows, _backwards(_counted(rows))):
+        gradients = [row.gradient_stddev for row in stretch]
+        found = _drift(gradients, gradients[:1] * len(gradients), count_last=True)
+        if found is not None:
+            return found[0], stretch[found[1]].layer
+    return None
+
+
+def _counted(rows):
+    return [row for row in rows if row.has_kernel] or list(rows)
+
+
+def _backwards(layers):
+    # The output layer comes first on the way back, and its gradient is that of the loss: not counted.
+    return [row for row in layers if row.gradient_stddev is not None][:-1]
 
 
 def _references(rows, layers):

@@ -96,6 +96,8 @@ class Loan:
 
     def step(self, x, y=None, sample_weight=None):
         """One step of training on a batch, by the model's own `train_step`; returns the loss before the update."""
+        if torch:  # `fit` gives tensors to `train_step`, `train_on_batch` the arrays that it was given
+            x, y, sample_weight = (keras.tree.map_structure(_as_in_fit, each) for each in (x, y, sample_weight))
         logs = self.model.train_on_batch(x, y, sample_weight, return_dict=True)
         if "loss" not in logs:
             raise ValueError(
@@ -142,6 +144,12 @@ class _Values:
                 if variable.trainable != trainable:
                     variable.trainable = trainable
             _write(variable, value)
+
+
+def _as_in_fit(array):
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        return array
+    return keras.ops.convert_to_tensor(array, keras.config.floatx() if array.dtype.kind == "f" else None)
 
 
 def _settings(variable):
