@@ -77,6 +77,18 @@ def _gradient_norms_worked(callback, history):
     assert all(0 < ratio < 1 for ratio in history["update_ratio/global"])
 
 
+def _unfreezing(**arguments):
+    # With one rate throughout: it would multiply that of FinalLearningRateDrop.
+    typical = {"stages": "large", "learning_rates": [1.0, 1.0], "relative": True}
+    return tf_tricks.callbacks.GradualUnfreezing(**{**typical, **arguments})
+
+
+def _unfreezing_worked(callback, history):
+    assert history["unfreezing/stage"] == [0.0, 1.0]
+    np.testing.assert_allclose(history["learning_rate"][0], 0.01, rtol=1e-6)
+    assert set(callback.get_state()["since"]) == {0, STEPS}  # the head, and what is below it
+
+
 def _nan_guard(**arguments):
     return tf_tricks.callbacks.NaNGuard(**{"verbose": 0, **arguments})
 
@@ -150,6 +162,25 @@ _GRADIENT_NORMS_BAD = [
     ("every", True, TypeError, _AT_LEAST_1),
     ("per", "block", ValueError, "one of 'global', 'layer', 'variable'"),
     ("update_ratio", "yes", TypeError, _YES_NO),
+    ("verbose", -1, ValueError, _AT_LEAST_0),
+]
+_PRESETS, _TWO_RATES = "one of 'small', 'medium', 'large'", "None or a list of 2 floats > 0"
+_UNFREEZING_BAD = [
+    ("stages", "huge", ValueError, _PRESETS),
+    ("stages", 3, TypeError, _PRESETS),
+    ("stages", [], ValueError, "a list of growing floats in (0, 1]"),
+    ("stages", [0.5, 0.2], ValueError, "a list of growing floats in (0, 1]"),
+    ("stages", [0.5, 1.5], ValueError, "a list of growing floats in (0, 1]"),
+    ("stages", [["head"], []], ValueError, "layers, names or lists of them"),
+    ("stages", [["head"], 3], TypeError, "layers, names or lists of them"),
+    ("learning_rates", 0.1, TypeError, _TWO_RATES),
+    ("learning_rates", [0.1], ValueError, _TWO_RATES),
+    ("learning_rates", [0.1, -0.1], ValueError, _TWO_RATES),
+    ("relative", 1, TypeError, _YES_NO),
+    ("epochs", 0, ValueError, _AT_LEAST_1),
+    ("epochs", 1.5, TypeError, _AT_LEAST_1),
+    ("epochs", [1, 1], ValueError, "a list of 1 of them"),
+    ("freeze_batch_norm", "yes", TypeError, _YES_NO),
     ("verbose", -1, ValueError, _AT_LEAST_0),
 ]
 _NAN_GUARD_BAD = [
@@ -316,6 +347,18 @@ _CALLBACKS = {
         proof=_gradient_norms_worked,
         bad=_GRADIENT_NORMS_BAD,
         any_value=("log_dir",),
+    ),
+    "GradualUnfreezing": Row(
+        _unfreezing,
+        ALL_SECTIONS,
+        [
+            {"stages": "small", "learning_rates": None, "verbose": 1},
+            {"stages": [0.2, 0.5, 1.0], "learning_rates": [1.0, 0.5, 0.1], "relative": True, "epochs": [1, 3]},
+            {"stages": [["head"], ["b5_*", "b4_*"]], "relative": False, "epochs": 4, "freeze_batch_norm": False},
+        ],
+        changes_training=True,
+        proof=_unfreezing_worked,
+        bad=_UNFREEZING_BAD,
     ),
     "NaNGuard": Row(
         _nan_guard,

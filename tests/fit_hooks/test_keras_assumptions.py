@@ -16,7 +16,9 @@ from keras import layers, ops
 
 import tests.fit_hooks.test_data_assumptions
 import tests.fit_hooks.test_evaluation_assumptions
-import tests.fit_hooks.test_resume_assumptions  # noqa: F401  (all three fill COVERED)
+import tests.fit_hooks.test_freezing_assumptions
+import tests.fit_hooks.test_precision_assumptions
+import tests.fit_hooks.test_resume_assumptions  # noqa: F401  (all five fill COVERED)
 import tf_tricks
 from tests.fit_hooks.assumptions import COVERED, AtBegin, array, assumes, build, data, fit
 from tf_tricks import fit_hooks
@@ -353,6 +355,17 @@ def test_validation_tells_the_callbacks_before_it_begins():
 
 
 # --- the allow lists ------------------------------------------------------------------------------------------------
+@assumes("Layer._tracker")
+def test_the_tracker_of_a_layer_notes_ids_of_variables():
+    layer = layers.Layer()
+    layer.extra = keras.Variable(np.zeros(3))
+    stored = [ids for ids in layer._tracker.stored_ids.values() if id(layer.extra) in ids]
+    assert len(stored) == 1, (
+        "fit_hooks/replay_state.py: `Layer._tracker.stored_ids` no longer holds the ids of what a layer tracks: see "
+        "whether an experiment on a borrowed model still leaves nothing behind (test_borrowing.py)"
+    )
+
+
 def allow_lists():
     """{entry: file} of every PRIVATE_ATTRIBUTES in fit_hooks."""
     found = {}
@@ -392,6 +405,8 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "EpochIterator.data_adapter",
         "EpochIterator.steps_per_epoch",
         "GeneratorDataAdapter.generator",
+        "Layer._tracker",
+        "Layer._trainable",
         "Model._initial_epoch",
         "Model._jax_state_synced",
         "Model._symbolic_build",
@@ -410,7 +425,9 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "Model._eval_epoch_iterator",
         "Model.fit.val_x",
         "Optimizer._accumulated_gradients",
+        "Optimizer._backend_update_step",
         "Optimizer._get_current_learning_rate",
+        "Optimizer._get_variable_index",
         "Optimizer._iterations",
         "Optimizer._learning_rate",
         "PyDatasetAdapter.enqueuer",
@@ -426,6 +443,7 @@ def test_every_entry_of_an_allow_list_has_a_test_and_may_only_go():
         "TorchDataLoaderAdapter._dataloader",
         "global_state.get_global_attribute",
         "global_state.set_global_attribute",
+        "keras.backend.result_type.BIT64_TO_BIT32_DTYPE",
         "keras.utils.set_random_seed.global_state",
         "sys._current_frames",
         "tensorflow.context._rng",

@@ -101,12 +101,13 @@ def _is_sparse(value):
 
 
 @contextlib.contextmanager
-def loss_in_gradients(model, view):
+def loss_in_gradients(model, view, frozen=()):
     """JAX: while the step is traced, have the gradients tell whether the loss was finite; it cannot leave their trace.
 
     The gradient of the loss alone does not tell: a NaN ends at the first `where` whose other branch was taken. So the
     smallest variable's gradient gets a term of its own, NaN or -0.0, which changes no bit. Only in Keras's own step,
-    which takes the gradient of what `compute_loss_and_updates` returns.
+    which takes the gradient of what `compute_loss_and_updates` returns. The gradients at the positions `frozen` are
+    dropped, so they tell nothing.
     """
     if getattr(model.compute_loss_and_updates, "__func__", None) is not keras.Model.compute_loss_and_updates:
         yield
@@ -115,7 +116,8 @@ def loss_in_gradients(model, view):
 
     def compute_loss_and_updates(trainable_variables, *args, **kwargs):
         loss, others = original(trainable_variables, *args, **kwargs)
-        floats = [v for v in trainable_variables if jax.numpy.issubdtype(v.dtype, jax.numpy.floating)]
+        seen = [v for i, v in enumerate(trainable_variables) if i not in frozen]
+        floats = [v for v in seen if jax.numpy.issubdtype(v.dtype, jax.numpy.floating)]
         if not floats:
             return loss, others
         view.loss_in_gradients = True

@@ -32,7 +32,7 @@ def require_optimizer(model, owner):
         )
 
 
-def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None):
+def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None, freeze=None):
     """Ask the running `fit` of `model` for what `owner` needs; call it in `on_train_begin`.
 
     Args:
@@ -44,6 +44,7 @@ def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None):
         guard: object with `freeze_at` (int, or None for never) and `on_bad(hook, incident) -> action`, see `Incident`.
         rate: callable `Position -> float`, a multiplier of the learning rate for each step; a callback that only calls
             `scale_learning_rate` later passes `lambda position: 1.0`.
+        freeze: a `freezing.Freeze`, the weights that no step changes; `hook.freeze` sets another one later.
     Returns:
         The `FitHook`.
     """
@@ -52,7 +53,7 @@ def attach(model, owner, *, columns=(), on_rows=None, guard=None, rate=None):
     if hook is None or not hook.is_live(model):
         hook = FitHook(model)
         _hooks[id(model)] = hook
-    hook.add(owner, columns=columns, on_rows=on_rows, guard=guard, rate=rate)
+    hook.add(owner, columns=columns, on_rows=on_rows, guard=guard, rate=rate, freeze=freeze)
     return hook
 
 
@@ -110,6 +111,8 @@ class FitHook(RatePart, LookPart):
                 f"{type(owner).__name__}: the learning rate of {type(self.model.optimizer).__name__} cannot be scaled, "
                 "because it has several. Compile with one optimizer, or leave this callback out."
             )
+        if wishes["freeze"] is not None and self._wishes("freeze"):
+            raise ValueError(f"{type(owner).__name__}: one `fit` takes one plan of freezing. Received: two callbacks.")
         wishes["columns"] = frozenset(wishes["columns"])
         self._owners[id(owner)] = wishes
         self._rates = self._wishes("rate")
@@ -138,6 +141,14 @@ class FitHook(RatePart, LookPart):
         self.epoch = epoch
         self.steps_per_epoch = steps or self.steps_per_epoch
 
+    def freeze(self, owner, freeze):
+        """Let the steps from the next one on leave other weights alone; call it in `on_epoch_begin`."""
+        wishes = self._owners.get(id(owner))
+        if wishes is not None and wishes["freeze"] != freeze:
+            self.flush()
+            wishes["freeze"] = freeze
+            self._driver = None  # build anew
+
     def _give_up(self):
         if self._driver is not None:
             self._driver.rescue()
@@ -159,7 +170,9 @@ class FitHook(RatePart, LookPart):
         guards = self._wishes("guard")
         columns = frozenset().union(*self._wishes("columns"))
         self._guard = guards[0] if guards else None
-        spec = in_step.Spec(columns | ({"grad_norm"} if guards else set()), bool(guards), bool(self._wishes("rate")))
+        columns |= {"grad_norm"} if guards else set()
+        freeze = next(iter(self._wishes("freeze")), None)
+        spec = in_step.Spec(columns, bool(guards), bool(self._wishes("rate")), freeze)
         self._columns = [column for column in gradients.COLUMNS if column in spec.columns]
         model = self.model
         self.variables = list(model.trainable_variables)

@@ -14,8 +14,8 @@ import keras
 from keras import ops
 
 from tf_tricks._backend import BACKEND, torch
+from tf_tricks.fit_hooks import freezing, holding, updates
 from tf_tricks.fit_hooks import gradients as g
-from tf_tricks.fit_hooks import holding, updates
 
 APPLIED, BAD, FROZEN = 0, 1, 2  # the status of a step
 
@@ -36,6 +36,7 @@ class Spec:
     columns: frozenset = frozenset()
     guard: bool = False
     rate: bool = False
+    freeze: freezing.Freeze | None = None
 
 
 @dataclasses.dataclass
@@ -134,7 +135,8 @@ class Instrument:
         for optimizer, cls in self._watched:
             object.__setattr__(optimizer, "__class__", cls)
         try:
-            yield
+            with freezing.in_force(self.spec.freeze, self.variables):
+                yield
         finally:
             for optimizer, cls in originals:
                 object.__setattr__(optimizer, "__class__", cls)
@@ -146,6 +148,7 @@ class Instrument:
         return watched if inner is optimizer else [*watched, (inner, self._rate_class(type(inner)))]
 
     def _rate_class(self, cls):
+        cls = freezing.freezing_class(cls, self.spec.freeze, self.variables, g.innermost(self.model.optimizer))
         if not self.spec.rate:
             return cls
         instrument = self
@@ -174,6 +177,7 @@ class Instrument:
                 if BACKEND == "tensorflow":  # a `train_step` of one's own may hand in TensorFlow's own variables
                     known = {id(v.value): v for v in instrument.variables}
                     variables = [known.get(id(v), v) for v in variables]
+                grads = freezing.without_frozen(instrument.spec.freeze, instrument.variables, grads, variables)
                 view = instrument._local.view
                 instrument._see_gradients(view, self, grads, variables, read=ops.convert_to_tensor)
                 if "update_norm" in instrument.spec.columns and view.before is None:
@@ -198,8 +202,9 @@ class Instrument:
 
             def stateless_apply(self, optimizer_variables, grads, trainable_variables):
                 values = {id(v): value for v, value in zip(self.variables, optimizer_variables, strict=True)}
-                view = instrument._local.view
-                instrument._see_gradients(view, self, grads, instrument.variables, read=lambda v: values[id(v)])
+                view, known = instrument._local.view, instrument.variables
+                grads = freezing.without_frozen(instrument.spec.freeze, known, grads, known)
+                instrument._see_gradients(view, self, grads, known, read=lambda v: values[id(v)])
                 instrument._judge(view)
                 if not instrument.spec.guard or not view.loss_in_gradients:
                     return super().stateless_apply(optimizer_variables, grads, trainable_variables)
@@ -222,7 +227,9 @@ class Instrument:
     def _told_by_gradients(self, view):
         """JAX: a context in which the gradients tell of the loss, if this is a step whose gradients we know."""
         own = getattr(self._train_step, "__func__", None) is not keras.Model.train_step
-        return contextlib.nullcontext() if own or not self.spec.guard else holding.loss_in_gradients(self.model, view)
+        if own or not self.spec.guard:
+            return contextlib.nullcontext()
+        return holding.loss_in_gradients(self.model, view, self.spec.freeze.frozen if self.spec.freeze else ())
 
     @contextlib.contextmanager
     def _holding(self, view, optimizer, variables, state, kept):
@@ -353,4 +360,5 @@ def _spread(vector, present):
         places.append(position if each else missing)
         position += each
     padded = ops.concatenate([vector, ops.zeros((missing - position + 1,), "float32")])
-    return ops.take(padded, [min(place, position) for place in places])
+    places = [min(place, position) for place in places]
+    return padded[places] if torch else ops.take(padded, places)  # Torch's compiler warns of what Keras does there
