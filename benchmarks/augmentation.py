@@ -2,17 +2,24 @@
 
     KERAS_BACKEND=tensorflow python benchmarks/augmentation.py --output augmentation.md
     KERAS_BACKEND=jax python benchmarks/augmentation.py --dtypes float32 --sizes 224
-    KERAS_BACKEND=torch python benchmarks/augmentation.py --quick
+    KERAS_BACKEND=torch python benchmarks/augmentation.py --cases flip
+    KERAS_BACKEND=tensorflow python benchmarks/augmentation.py --in-model
 
 A batch of 64 images of 224x224x3, and one of 256 of 32x32x3, on one core unless `--cores` says otherwise. Everything
 that is compared in a line runs once in each round, in an order that rotates from round to round; medians are printed,
 and ratios are medians of the ratios within a round. TensorFlow: in a graph (`tf.function`), in a graph compiled by XLA,
 and in `tf.data`; JAX: in `jax.jit`; Torch: as it is. The floor is one read and one write of the batch. albumentations
 works on one uint8 image after the other, as its users do. What cannot run says why; what is not installed is left out.
+A summary at the end compares with the targets. `--clock cpu` takes the processor's time in place of the wall's: on one
+core the same, but for what other programs take of it.
+
+`--in-model` measures something else: a step of training of a small residual network, with `jit_compile=True` where the
+backend has it, with and without the pipeline of six as its first layer.
 """
 
 import argparse
-import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 import platform
@@ -198,7 +205,10 @@ def runner(layer, x, mode, labels):
         import tensorflow as tf
 
         dataset = tf.data.Dataset.from_tensors(data).repeat().map(lambda batch: layer(batch, training=True))
-        iterator = iter(dataset.prefetch(1))
+        options = tf.data.Options()  # nothing in the background: a step would find its batch made before
+        options.autotune.enabled = options.experimental_optimization.inject_prefetch = False
+        options.threading.private_threadpool_size = 1
+        iterator = iter(dataset.with_options(options))
         return lambda: next(iterator)
     data = keras.tree.map_structure(keras.ops.convert_to_tensor, data)
     if BACKEND == "tensorflow":
@@ -249,14 +259,33 @@ def floor_runner(x):
 
 
 def peak_of(run):
-    """Bytes above what is in use that one call needs; None where the system has no /proc."""
-    if not os.path.exists("/proc/self/clear_refs"):
+    """Bytes above what is in use that one call needs, its result among them; None where the system does not say."""
+    if BACKEND == "tensorflow":  # with oneDNN it keeps what it has had: its own count, rounded up to powers of two
+        import tensorflow as tf
+
+        try:
+            tf.config.experimental.reset_memory_stats("CPU:0")
+            before = tf.config.experimental.get_memory_info("CPU:0")["current"]
+            result = run()
+            peak = tf.config.experimental.get_memory_info("CPU:0")["peak"] - before
+            del result
+            return peak
+        except ValueError:
+            pass  # without oneDNN there is no such count, and what the system says is right
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+        peaks = []
+        for _ in range(3):
+            gc.collect()
+            trim(0)  # what was freed, and is kept for the next time, would count as in use
+            pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            before = _status("VmRSS")
+            result = run()
+            peaks.append(_status("VmHWM") - before)
+            del result
+    except (AttributeError, OSError, TypeError):
         return None
-    with contextlib.suppress(OSError):
-        pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    before = _status("VmRSS")
-    run()
-    return max(0, _status("VmHWM") - before)
+    return max(0, statistics.median(peaks))
 
 
 def _status(name):
@@ -267,7 +296,7 @@ def _status(name):
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def measure(name, side, dtype, mode, rounds):
+def measure(name, side, dtype, mode, rounds, clock=time.perf_counter):
     """Dict of who -> {"ms": list, "compile": seconds, "peak": bytes}, or who -> why there is nothing."""
     make_ours, make_keras = CASES[name]
     rng = np.random.default_rng(0)
@@ -281,7 +310,7 @@ def measure(name, side, dtype, mode, rounds):
     found, alive, waiting = {}, {}, list(runs.items())
     while waiting:
         who, make = waiting.pop(0)
-        begin = time.perf_counter()
+        begin = clock()
         try:
             run = make()
             run()
@@ -293,15 +322,15 @@ def measure(name, side, dtype, mode, rounds):
                 runs["Keras, in float32"] = None
             found[who] = f"{type(error).__name__}: {' '.join(str(error).split())[:60]}"
             continue
-        seconds = time.perf_counter() - begin
+        seconds = clock() - begin
         run()
         alive[who], found[who] = run, {"ms": [], "compile": seconds, "peak": peak_of(run)}
     names = list(alive)
     for turn in range(rounds):
         for who in names[turn % len(names) :] + names[: turn % len(names)]:
-            begin = time.perf_counter()
+            begin = clock()
             alive[who]()
-            found[who]["ms"].append(1e3 * (time.perf_counter() - begin))
+            found[who]["ms"].append(1e3 * (clock() - begin))
     return found, x.nbytes
 
 
@@ -322,6 +351,158 @@ def line(name, found, nbytes):
     return f"| {' | '.join(cells)} | {mine['compile']:.1f} | {peak} |"
 
 
+# --- in a model ---------------------------------------------------------------------------------------------------
+
+IN_MODEL = {  # name -> the first layer
+    "no augmentation": None,
+    "no augmentation, again": None,
+    "pipeline of six, Keras's HSV": our_pipeline(),
+    "pipeline of six, one matrix": our_pipeline(mode="matrix"),
+}
+
+
+def residual_network(first, side, classes=2, filters=(32, 64, 128)):
+    """Two blocks for each number of filters: 0.7 million parameters. Takes values in [0, 255]."""
+    layers = keras.layers
+    inputs = keras.Input((side, side, 3))
+    x = inputs if first is None else first(inputs)
+    x = layers.Rescaling(1 / 127.5, -1.0)(x)
+    x = layers.Conv2D(filters[0], 3, strides=2, padding="same", use_bias=False)(x)
+    for width in filters:
+        for stride in (1 if width == filters[0] else 2, 1):
+            shortcut, y = x, x
+            for each in (stride, 1):
+                y = layers.Activation("relu")(layers.BatchNormalization()(y))
+                y = layers.Conv2D(width, 3, strides=each, padding="same", use_bias=False)(y)
+            if shortcut.shape != y.shape:
+                shortcut = layers.Conv2D(width, 1, strides=stride, use_bias=False)(shortcut)
+            x = layers.Add()([shortcut, y])
+    x = layers.GlobalAveragePooling2D()(layers.Activation("relu")(layers.BatchNormalization()(x)))
+    model = keras.Model(inputs, layers.Dense(classes)(x))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, jit_compile=BACKEND != "torch")
+    return model
+
+
+def crops(count, side):
+    """Windows out of scikit-learn's two photographs, and which of them each is from; noise if it is not installed."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    try:
+        from sklearn.datasets import load_sample_images
+
+        photographs = load_sample_images().images
+    except ImportError:
+        photographs = [rng.integers(0, top, (427, 640, 3)) for top in (128, 256)]
+    corners = rng.integers(0, (427 - side, 640 - side), (count, 2))
+    cut = [photographs[k][i : i + side, j : j + side] for k, (i, j) in zip(labels, corners, strict=True)]
+    return np.stack(cut).astype("float32"), labels.astype("int32")
+
+
+def in_model(options, side=64, batch=32, steps=2):
+    """The table of `--in-model`; every network trains a few steps in each round."""
+    x, y = crops(batch * steps, side)
+    models = {name: residual_network(make and make(side, "float32"), side) for name, make in IN_MODEL.items()}
+    first, ms, cpu, losses = {}, {name: [] for name in models}, {name: [] for name in models}, {}
+    for name, model in models.items():
+        begin = time.perf_counter()
+        model.fit(x[:batch], y[:batch], batch_size=batch, verbose=0)
+        first[name] = time.perf_counter() - begin
+    names = list(models)
+    for turn in range(options.rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            begin, busy = time.perf_counter(), time.process_time()
+            losses[name] = models[name].fit(x, y, batch_size=batch, verbose=0).history["loss"][0]
+            ms[name].append(1e3 * (time.perf_counter() - begin) / steps)
+            cpu[name].append(1e3 * (time.process_time() - busy) / steps)
+    bare = names[0]
+    lines = [
+        f"## a step of a residual network of {models[bare].count_params() / 1e6:.2f} million parameters, "
+        f"{batch} images of {side}x{side}x3, jit_compile={models[bare].jit_compile}",
+        "",
+        "| first layer | ms a step | ratio to none | CPU ms a step | ratio to none | first step s | last loss |",
+        "|" + " --- |" * 7,
+    ]
+    for name in names:
+        cells = [name]
+        for times in (ms, cpu):
+            ratio = statistics.median(a / b for a, b in zip(times[name], times[bare], strict=True))
+            cells += [f"{statistics.median(times[name]):.1f}", f"{ratio:.3f}"]
+        lines.append(f"| {' | '.join(cells)} | {first[name]:.1f} | {losses[name]:.3f} |")
+    return lines
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+# --- the summary --------------------------------------------------------------------------------------------------
+
+# Case -> (mode, dtype) -> how many times faster than Keras, for images of 224 pixels a side.
+TARGETS = {
+    "pipeline of six, Keras's HSV": {
+        ("graph", "float32"): 15,
+        ("graph", "uint8"): 18,
+        ("XLA", "float32"): 15,
+        ("jit", "float32"): 35,
+        ("jit", "uint8"): 50,
+    },
+    "pipeline of six, one matrix": {
+        ("graph", "float32"): 15,
+        ("graph", "uint8"): 22,
+        ("XLA", "float32"): 15,
+        ("jit", "float32"): 50,
+        ("jit", "uint8"): 90,
+    },
+    "RandAugment, 2 operations": {("graph", "float32"): 30, ("jit", "float32"): 150},
+    "colour jitter, Keras's HSV": {(mode, "float32"): 10 for mode in ("graph", "jit")},
+    "colour jitter, one matrix": {(mode, "float32"): 30 for mode in ("graph", "jit")},
+    "gaussian noise": {(mode, "float32"): 15 for mode in ("graph", "XLA", "jit")},
+}
+LEAST_MEDIAN, MOST_SECONDS, MOST_BATCHES = 5, 5, 3
+
+
+def ratio(found, mine, who="Keras"):
+    """How many times longer than ours `who` took, or None."""
+    if not isinstance(found.get(who), dict):
+        return None
+    pairs = list(zip(found[who]["ms"], mine["ms"], strict=True))
+    # A run faster than the clock's tick counts as a tick.
+    return statistics.median(max(a, 1e-3) / max(b, 1e-3) for a, b in pairs) if pairs else None
+
+
+def summary(rows):
+    """Lines that compare rows, `(side, dtype, mode, case) -> (found, bytes of the batch)`, with the targets."""
+    lines = ["", "## targets", "", "| what | target | found | |", "| --- | --- | --- | --- |"]
+
+    def add(what, target, found, met):
+        lines.append(f"| {what} | {target} | {found} | {'met' if met else 'missed'} |")
+
+    for side, dtype, mode in dict.fromkeys(key[:3] for key in rows):
+        mine = {key[3]: each for key, each in rows.items() if key[:3] == (side, dtype, mode)}
+        where = f"{mode}, {dtype}, {side}"
+        times = {name: ratio(found, found["tf_tricks"]) for name, (found, _) in mine.items()}
+        for name, targets in TARGETS.items():
+            if name in mine and side == 224 and (target := targets.get((mode, dtype))):
+                value, beside = times[name], ""
+                if value is None and (graph := rows.get((side, dtype, "graph", name))):  # does not compile
+                    value, beside = ratio(graph[0], mine[name][0]["tf_tricks"]), " Keras's graph"
+                if value is not None:
+                    add(f"{where}: {name}", f">= {target} x{beside}", f"{value:.1f}", value >= target)
+        if times := {name: each for name, each in times.items() if each is not None}:
+            middle, slowest = statistics.median(times.values()), min(times, key=times.get)
+            add(f"{where}: median over the layers", f">= {LEAST_MEDIAN} x", f"{middle:.1f}", middle >= LEAST_MEDIAN)
+            least = times[slowest]
+            add(f"{where}: slowest beside Keras's, {slowest}", ">= 1 x", f"{least:.2f}", least >= 0.95)
+        longest = max(mine, key=lambda name: mine[name][0]["tf_tricks"]["compile"])
+        seconds = mine[longest][0]["tf_tricks"]["compile"]
+        add(f"{where}: longest first call, {longest}", f"< {MOST_SECONDS} s", f"{seconds:.1f}", seconds < MOST_SECONDS)
+        peaks = {name: (found["tf_tricks"]["peak"], nbytes) for name, (found, nbytes) in mine.items()}
+        if peaks := {name: peak / nbytes for name, (peak, nbytes) in peaks.items() if peak is not None}:
+            most = max(peaks, key=peaks.get)
+            value = peaks[most]
+            add(f"{where}: most memory, {most}", f"<= {MOST_BATCHES} batches", f"{value:.1f}", value <= MOST_BATCHES)
+    return lines
+
+
 HEAD = (
     "| operation | floor ms | tf_tricks ms | Keras ms | albumentations ms | times Keras | times albumentations | "
     "first call s | peak memory, batches |"
@@ -336,6 +517,8 @@ def parse(argv=None):
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: on a machine shared by others")
+    parser.add_argument("--in-model", action="store_true", help="only a step of a network with the pipeline in it")
     parser.add_argument("--output", type=pathlib.Path, help="write the tables to this Markdown file, too")
     return parser.parse_args(argv)
 
@@ -346,11 +529,18 @@ def main(argv=None):
         f"# Augmentation: {BACKEND}",
         "",
         f"tf_tricks {tf_tricks.__version__}, keras {keras.__version__}, Python {platform.python_version()}; "
-        f"{options.cores} core(s); medians of {options.rounds} rounds.",
+        f"{options.cores} core(s); medians of {options.rounds} rounds; {options.clock} time.",
     ]
+    if options.in_model:
+        lines += ["", *in_model(options)]
+        print("\n".join(lines), flush=True)
+        if options.output:
+            options.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        return
     if not albumentations_cases():
         lines.append("albumentations is not installed: left out.")
     print("\n".join(lines), flush=True)
+    clock, rows = time.process_time if options.clock == "cpu" else time.perf_counter, {}
     for side in options.sizes:
         for dtype in options.dtypes:
             for mode in options.modes:
@@ -359,9 +549,12 @@ def main(argv=None):
                 print("\n".join(part), flush=True)
                 for name in CASES:
                     if not options.cases or any(each in name for each in options.cases):
-                        part.append(line(name, *measure(name, side, dtype, mode, options.rounds)))
+                        rows[side, dtype, mode, name] = measure(name, side, dtype, mode, options.rounds, clock)
+                        part.append(line(name, *rows[side, dtype, mode, name]))
                         print(part[-1], flush=True)
                 lines += part
+    lines += (end := summary(rows))
+    print("\n".join(end), flush=True)
     if options.output:
         options.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
 

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "benchmarks"
@@ -127,8 +128,89 @@ def test_augmentation_measures_ours_beside_keras_s(monkeypatch, tmp_path, capsys
         assert all(float(line.split(" | ")[2]) > 0 for line in lines)
 
 
+def test_the_summary_of_the_augmentation_benchmark_compares_rows_with_targets(monkeypatch):
+    module = load("augmentation", monkeypatch)
+
+    def row(ours, keras_s, seconds=1.0, peak=200.0):
+        other = {"ms": keras_s, "compile": 1.0, "peak": None} if isinstance(keras_s, list) else keras_s
+        return {"tf_tricks": {"ms": ours, "compile": seconds, "peak": peak}, "Keras": other}, 100
+
+    rows = {
+        (224, "float32", "graph", "gaussian noise"): row([1.0, 2.0, 4.0], [16.0, 32.0, 4.0]),
+        (224, "float32", "graph", "pipeline of six, one matrix"): row([50.0] * 3, [700.0] * 3, peak=400.0),
+        (224, "float32", "graph", "flip"): row([2.0] * 3, [1.0] * 3, seconds=6.0),
+        (224, "float32", "XLA", "pipeline of six, one matrix"): row([40.0] * 3, "does not compile"),
+    }
+    lines = [line for line in module.summary(rows) if line.endswith("met |") or line.endswith("missed |")]
+    expected = [
+        ("graph, float32, 224: pipeline of six, one matrix", ">= 15 x", "14.0", "missed"),
+        ("graph, float32, 224: gaussian noise", ">= 15 x", "16.0", "met"),
+        ("graph, float32, 224: median over the layers", ">= 5 x", "14.0", "met"),
+        ("graph, float32, 224: slowest beside Keras's, flip", ">= 1 x", "0.50", "missed"),
+        ("graph, float32, 224: longest first call, flip", "< 5 s", "6.0", "missed"),
+        ("graph, float32, 224: most memory, pipeline of six, one matrix", "<= 3 batches", "4.0", "missed"),
+        ("XLA, float32, 224: pipeline of six, one matrix", ">= 15 x Keras's graph", "17.5", "met"),
+        ("XLA, float32, 224: longest first call, pipeline of six, one matrix", "< 5 s", "1.0", "met"),
+        ("XLA, float32, 224: most memory, pipeline of six, one matrix", "<= 3 batches", "2.0", "met"),
+    ]
+    assert lines == [f"| {' | '.join(each)} |" for each in expected]
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="the system does not say")
+def test_the_peak_of_the_augmentation_benchmark_is_what_a_call_needs(monkeypatch):
+    module = load("augmentation", monkeypatch)
+    if module.BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        one_more = tf.function(lambda x: x + 1.0)
+        x = tf.zeros(2**24)
+        assert 1.0 <= module.peak_of(lambda: one_more(x)) / 2**26 <= 2.0
+        return
+    assert module.peak_of(lambda: np.ones(2**23)) == pytest.approx(2**26, rel=0.1)
+    assert module.peak_of(lambda: [np.ones(2**23) for _ in range(2)]) == pytest.approx(2**27, rel=0.1)
+    assert module.peak_of(lambda: None) < 2**22
+
+
 def test_every_case_of_the_augmentation_benchmark_can_be_made(monkeypatch):
     module = load("augmentation", monkeypatch)
     for make_ours, make_keras in module.CASES.values():
         assert make_ours(32, "uint8").compute_dtype == "uint8"
         assert callable(make_keras(32, "float32"))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
+)
+def test_debug_cost_measures_every_function_beside_plain_training(monkeypatch, tmp_path, capsys):
+    module, output = load("debug_cost", monkeypatch), tmp_path / "debug_cost.md"
+    monkeypatch.setattr(module, "MODELS", {"mlp": normalised})
+    module.main(["--quick", "--models", "mlp", "--output", str(output)])
+    text = output.read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    for name in ["10 steps of `fit`", *module.TARGETS]:
+        cells = next(line for line in text.splitlines() if line.startswith(f"| mlp | {name} |")).split(" | ")
+        assert float(cells[3].removesuffix(" (!)")) >= 0, cells  # an error in its place is no number
+        assert name.endswith("`fit`") or float(cells[2]) == module.TARGETS[name]
+    assert keras.__version__ in text
+
+
+def normalised():
+    layers = keras.layers
+    return keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.BatchNormalization(), layers.Dense(10)])
+
+
+def test_debug_cost_knows_every_debugging_function(monkeypatch):
+    from tf_tricks import debug
+
+    module = load("debug_cost", monkeypatch)
+    functions = {name for name in debug.__all__ if name[0].islower()} - {"signal_propagation"}  # one forward pass
+    assert functions == set(module.TARGETS)
+
+
+def test_every_model_of_debug_cost_is_small_and_its_data_fit(monkeypatch):
+    module = load("debug_cost", monkeypatch)
+    for build in module.MODELS.values():
+        model = build()
+        x, y = module.data(model, 2)
+        assert model.count_params() <= 1e6
+        assert (x.shape[1:], y.shape, model.output_shape) == (model.input_shape[1:], (2,), (None, 10))

@@ -7,7 +7,15 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tricks.layers.augmentation import CutMix, MixUp, RandomBrightness, RandomFlip, RandomRotation
+from tf_tricks.layers.augmentation import (
+    Augmentation,
+    CutMix,
+    MixUp,
+    RandomBrightness,
+    RandomCrop,
+    RandomFlip,
+    RandomRotation,
+)
 from tf_tricks.layers.augmentation._compiled import MOST_SIZES
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
@@ -179,7 +187,7 @@ def test_many_sizes_are_not_all_compiled(backend):
     layer = AddNumber(seed=1)
     for i in range(MOST_SIZES + 3):
         assert layer(np.zeros((1, 2 + i, 2, 1), "float32"), training=True).shape == (1, 2 + i, 2, 1)
-    assert len(layer._passes[0]._sizes) == MOST_SIZES
+    assert len(layer._plan(False)[0][1]._sizes) == MOST_SIZES
 
 
 # --- in a model ------------------------------------------------------------------------------------------------------
@@ -279,3 +287,48 @@ def test_numbers_of_members_do_not_depend_on_each_other():
     fresh = [numpy(Draws(keras.ops, key, 1000).child(i).uniform()) for i in range(3)]
     np.testing.assert_array_equal(numpy(used.child(1).uniform()), fresh[1])
     assert np.abs(np.corrcoef(fresh) - np.eye(3)).max() < 0.1
+
+
+# --- masks, channels first -------------------------------------------------------------------------------------------
+
+
+def as_first(x):
+    return x.transpose(0, 3, 1, 2)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("kind", ["images", "tf.data, compiled", "symbols"])
+@pytest.mark.parametrize("name", ["RandomCrop", "CutMix", "Augmentation"])
+def test_masks_are_channels_first_where_the_images_are(name, kind):
+    def make(data_format):
+        if name == "Augmentation":
+            return Augmentation([RandomCrop(5, 4), RandomBrightness(0.2)], seed=1, data_format=data_format)
+        layer = {"RandomCrop": lambda **kw: RandomCrop(5, 4, **kw), "CutMix": CutMix}[name]
+        return layer(seed=1, data_format=data_format)
+
+    x = images(4, 8, 6, 3, dtype="float32")
+    masks = np.stack([x[..., 0] > 120, x[..., 1] > 120], axis=-1).astype("int32")
+    last, first = make("channels_last"), make("channels_first")
+    expected = last({"images": x, "segmentation_masks": masks}, training=True)
+    data = {"images": as_first(x), "segmentation_masks": as_first(masks)}
+    if kind == "images":
+        got = first(data, training=True)
+        still = make("channels_first")(data, training=False)["segmentation_masks"]
+        rest = make("channels_last")({"images": x, "segmentation_masks": masks}, training=False)["segmentation_masks"]
+        np.testing.assert_array_equal(numpy(still), as_first(numpy(rest)))
+    elif kind == "tf.data, compiled":
+        tf = pytest.importorskip("tensorflow")
+        shapes = {"images": (3, None, None), "segmentation_masks": (2, None, None)}
+        signature = {key: tf.TensorSpec(shape, data[key].dtype) for key, shape in shapes.items()}
+        rows = [{key: value[i] for key, value in data.items()} for i in range(4)]
+        found = tf.data.Dataset.from_generator(lambda: iter(rows), output_signature=signature)
+        got = next(iter(found.batch(4).map(first)))
+        got = {key: value.numpy() for key, value in got.items()}
+    else:
+        symbols = {key: keras.Input(value.shape[1:], dtype=value.dtype.name) for key, value in data.items()}
+        got = first(symbols)
+        assert got["segmentation_masks"].shape[1:] == as_first(numpy(expected["segmentation_masks"])).shape[1:]
+        return
+    for key in ("images", "segmentation_masks"):
+        one = got[key] if isinstance(got[key], np.ndarray) else numpy(got[key])
+        np.testing.assert_allclose(one, as_first(numpy(expected[key])), atol=1e-2)

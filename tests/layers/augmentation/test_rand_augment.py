@@ -159,6 +159,20 @@ def test_in_a_pipeline_and_in_a_model(backend):
     assert tuple(inside(np.zeros((0, 8, 6, 3)), training=True).shape) == (0, 8, 6, 3)
 
 
+def test_no_images_of_an_unknown_number_under_jit(backend):
+    if backend != "tensorflow":
+        pytest.skip("only a graph of TensorFlow does not know how many images there are")
+    import tensorflow as tf
+
+    layer, twin = RandAugment(num_ops=1, seed=1), RandAugment(num_ops=1, seed=1)
+    call = tf.function(
+        lambda x: layer(x, training=True), jit_compile=True, input_signature=[tf.TensorSpec((None, 4, 5, 1))]
+    )
+    x = images(3, 4, 5, 1)
+    np.testing.assert_allclose(numpy(call(x)), numpy(twin(x, training=True)), atol=1e-3)
+    assert tuple(call(x[:0]).shape) == (0, 4, 5, 1)
+
+
 def test_the_gradient_goes_through_the_loop(backend):
     x = keras.ops.convert_to_tensor(images(3, 4, 5, 3))
     layer = One(num_ops=2)

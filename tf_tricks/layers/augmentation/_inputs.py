@@ -2,17 +2,20 @@
 
 import dataclasses
 
+from tf_tricks.layers._in_tensorflow import tensorflow
+
 KEYS = ("images", "labels", "bounding_boxes", "segmentation_masks", "keypoints", "sample_weights")
 
 
 @dataclasses.dataclass
 class Inputs:
-    """Images, their axes in the order that they came in, and what belongs to them, as a batch."""
+    """Images, their axes in the order that they came in, and what belongs to them, as a batch; masks channels last."""
 
     images: object
     others: dict
     is_dict: bool
     is_batch: bool
+    masks_are_first: bool  # did the masks come channels first?
 
 
 def unpack(xp, data, data_format, layer):
@@ -31,18 +34,53 @@ def unpack(xp, data, data_format, layer):
         raise ValueError(
             f"{layer}: images must have shape ({axes}), or (batch, {axes}). Received: shape {tuple(images.shape)}"
         )
-    others = {key: value for key, value in data.items() if key != "images"} if is_dict else {}
+    others = {key: value for key, value in pad_boxes(data).items() if key != "images"} if is_dict else {}
     if unknown := set(others) - set(KEYS):
         raise ValueError(f"{layer}: the keys are {', '.join(KEYS)}. Received: {', '.join(sorted(map(repr, unknown)))}")
     others = map_nest(xp.convert_to_tensor, others)
     if rank == 3:
         images = images[None]
         others = map_nest(lambda value: value[None], others)
-    return Inputs(images, others, is_dict, rank == 4)
+    masks_are_first = "segmentation_masks" in others and are_masks_first(
+        data_format, tuple(others["segmentation_masks"].shape), tuple(images.shape)
+    )
+    if masks_are_first:
+        others["segmentation_masks"] = xp.transpose(others["segmentation_masks"], (0, 2, 3, 1))
+    return Inputs(images, others, is_dict, rank == 4, masks_are_first)
 
 
-def pack(inputs, images, others):
+def are_masks_first(data_format, shape, images_shape):
+    """Are masks of a shape, for a batch of images of another, `(batch, channels, height, width)`?"""
+    if data_format != "channels_first" or len(shape) != 4:
+        return False
+    size = images_shape[2:4]
+    return not (shape[1:3] == size and shape[2:4] != size)
+
+
+def is_ragged(value):
+    """Is it a `tf.RaggedTensor`, such as a batch of images of different sizes?"""
+    return tensorflow() is not None and isinstance(value, tensorflow().RaggedTensor)
+
+
+def pad_boxes(data):
+    """The dict with ragged boxes, another number for each image, made dense as Keras does: extent 0 and label -1."""
+    boxes = data.get("bounding_boxes")
+    if not isinstance(boxes, dict) or not any(map(is_ragged, boxes.values())):
+        return data
+    padded = {}
+    for key, value in boxes.items():
+        if is_ragged(value):
+            shape = [None, None, 4] if key == "boxes" else None
+            value = value.to_tensor(default_value=-1 if key == "labels" else 0, shape=shape)
+        padded[key] = value
+    return {**data, "bounding_boxes": padded}
+
+
+def pack(xp, inputs, images, others):
     """What the layer returns: the form that it was given."""
+    if inputs.masks_are_first:
+        masks = xp.transpose(others["segmentation_masks"], (0, 3, 1, 2))
+        others = {**others, "segmentation_masks": masks}
     if not inputs.is_batch:
         images = images[0]
         others = map_nest(lambda value: value[0], others)

@@ -17,6 +17,7 @@ class MixingAugmentation(AugmentationLayer):
     """
 
     range_matters = False
+    mixes_images = True
 
     def __init__(self, num_classes=None, bounding_box_format=None, **kwargs):
         super().__init__(**kwargs)

@@ -1,9 +1,6 @@
-"""The operations of the policies, and the loop over images in which each runs its own."""
+"""The operations of the policies."""
 
-from tf_tricks._backend import BACKEND, jax
-from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _colour, _geometry, _tables
-from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation.pixel_augmentation import per_image
 
 
@@ -68,63 +65,3 @@ VALUES = {
     "auto_contrast": _tables.auto_contrast,
     "equalization": _tables.equalise,
 }
-
-
-def one_by_one(xp, function, images, parameters, dtype):
-    """`function(xp, image, parameters)` for one image after the other, each as a batch of one.
-
-    `parameters` is a nest of tensors `(batch, ...)`, `dtype` that of the result. For TensorFlow and JAX.
-    """
-    if images.shape[0] == 0:  # XLA has no loop without a turn
-        return xp.cast(images, dtype)
-    if images.shape[0] == 1:
-        return function(xp, images, parameters)
-
-    def body(given):
-        image, *mine = _nest(lambda value: value[None], given)
-        return function(xp, image, *mine)[0]
-
-    if xp is OPS and BACKEND == "jax":
-        return jax.lax.map(body, (images, parameters))
-    tf = tensorflow()
-
-    @tf.autograph.experimental.do_not_convert
-    def loop(images):
-        return tf.map_fn(body, (images, parameters), fn_output_signature=tf.as_dtype(dtype))
-
-    # The gradient runs the loop once more: what a loop keeps for its gradient cannot leave code compiled by XLA.
-    @tf.custom_gradient
-    def run(images):
-        def gradient(upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                result = loop(images)
-            return tape.gradient(result, images, upstream)
-
-        return loop(images), gradient
-
-    return run(images)
-
-
-def repeat(xp, times, function, value):
-    """`value = function(number, value)` for the numbers 0 to `times - 1`; for TensorFlow and JAX."""
-    if times == 1:
-        return function(0, value)
-    if xp is OPS and BACKEND == "jax":
-        return jax.lax.fori_loop(0, times, function, value)
-    tf = tensorflow()
-    return tf.while_loop(
-        lambda number, value: number < times,
-        lambda number, given: (number + 1, tf.ensure_shape(function(number, given), value.shape)),
-        (tf.constant(0), value),
-        shape_invariants=(tf.TensorShape([]), value.shape),
-        maximum_iterations=times,
-    )[1]
-
-
-def _nest(function, nest):
-    if isinstance(nest, dict):
-        return {key: _nest(function, value) for key, value in nest.items()}
-    if isinstance(nest, list | tuple):
-        return [_nest(function, value) for value in nest]
-    return function(nest)

@@ -7,7 +7,7 @@ next, and no operation runs for nothing. Torch, which has no such loop, runs eac
 
 from tf_tricks._backend import BACKEND, torch
 from tf_tricks._checks import check_number, check_one_of
-from tf_tricks.layers.augmentation import _geometry, _operations
+from tf_tricks.layers.augmentation import _geometry, _loops, _operations
 from tf_tricks.layers.augmentation._boxes import FORMATS
 from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._resample import FILL_MODES, INTERPOLATIONS
@@ -112,7 +112,7 @@ class Policy(AugmentationLayer):
             return images
         if xp is OPS and BACKEND == "torch":
             return self._grouped(images, parameters)
-        return _operations.one_by_one(xp, self._one, images, parameters, self.compute_dtype)
+        return _loops.one_by_one(xp, self._one, images, parameters, self.compute_dtype)
 
     def transform_others(self, xp, others, parameters, size):
         return self._warp.others(xp, others, parameters["matrix"], size)
@@ -141,7 +141,7 @@ class Policy(AugmentationLayer):
             return xp.switch(xp.take(steps, number, axis=1)[0], self._branches(xp), pixels, amount, matrix)
 
         # A loop: to compile one choice after another takes XLA ten seconds.
-        pixels = _operations.repeat(xp, self.num_ops, step, xp.cast(image, "float32"))
+        pixels = _loops.repeat(xp, self.num_ops, step, xp.cast(image, "float32"))
         return self._finish(xp, pixels)
 
     def _grouped(self, images, parameters):

@@ -8,7 +8,7 @@ import functools
 import inspect
 
 from tf_tricks._backend import BACKEND
-from tf_tricks.layers.augmentation import _geometry
+from tf_tricks.layers.augmentation import _geometry, _loops
 from tf_tricks.layers.augmentation._inputs import map_nest
 from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._warp import Warp
@@ -44,6 +44,26 @@ class Run:
     def takes(self, layer):
         """Can this run go on with a layer?"""
         return self.can(layer)
+
+    @functools.cached_property
+    def by_image(self):
+        return self._has("by_image")
+
+    @functools.cached_property
+    def widens(self):
+        return self._has("widens")
+
+    @functools.cached_property
+    def mixes_images(self):
+        return self._has("mixes_images")
+
+    @property
+    def rereads(self):
+        return self.members[0][1].rereads
+
+    def _has(self, name):
+        """Has a member, or a stage of it, this property of `AugmentationLayer`?"""
+        return any(getattr(stage, name) for _, layer, _ in self.members for stage in layer.stages())
 
     def transform_others(self, xp, others, parameters, size):
         return others
@@ -118,10 +138,14 @@ class PixelRun(Run):
 
     def transform(self, xp, images, parameters):
         pixels = xp.cast(images, "float32")
-        for (_, layer, _), (drawn, *kept) in zip(self.members, parameters, strict=True):
-            changed = layer.apply(xp, pixels, drawn)
-            pixels = xp.where(per_image(xp, kept[0]), changed, pixels) if kept else changed
+        for (_, layer, _), mine, following in zip(self.members, parameters, [*self.members[1:], None], strict=True):
+            change = functools.partial(self._change, xp, layer, pixels, *mine)
+            pixels = _loops.settled(xp, change) if following and following[1].rereads else change()
         return pixels
+
+    def _change(self, xp, layer, pixels, drawn, kept=None):
+        changed = layer.apply(xp, pixels, drawn)
+        return changed if kept is None else xp.where(per_image(xp, kept), changed, pixels)
 
     def __str__(self):
         return f"values: {super().__str__()}"
@@ -190,8 +214,14 @@ class Foreign(Run):
         arguments = {"training": training} if "training" in inspect.signature(layer.call).parameters else {}
         # Keras's augmentation layers take and give the whole dict; a layer such as `Rescaling` takes images only.
         if others and hasattr(layer, "transform_bounding_boxes"):
-            result = dict(layer({**map_nest(lambda value: value, others), "images": given}, **arguments))
+            taken = map_nest(lambda value: value, others)
+            masks = taken.get("segmentation_masks")
+            if turned := first and masks is not None and len(masks.shape) == 4:
+                taken["segmentation_masks"] = xp.transpose(masks, (0, 3, 1, 2))
+            result = dict(layer({**taken, "images": given}, **arguments))
             changed = result.pop("images")
+            if turned:
+                result["segmentation_masks"] = xp.transpose(result["segmentation_masks"], (0, 2, 3, 1))
         else:
             changed, result = layer(given, **arguments), others
         changed = xp.transpose(changed, (0, 2, 3, 1)) if first else changed

@@ -7,9 +7,9 @@ import keras
 
 from tf_tricks._checks import check_integer, check_one_of, check_optional, check_range
 from tf_tricks.layers._in_tensorflow import tensorflow
-from tf_tricks.layers.augmentation import _random
+from tf_tricks.layers.augmentation import _loops, _random
 from tf_tricks.layers.augmentation._compiled import Compiled, apart
-from tf_tricks.layers.augmentation._inputs import pack, unpack
+from tf_tricks.layers.augmentation._inputs import are_masks_first, is_ragged, pack, unpack
 from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
 
 
@@ -28,6 +28,12 @@ class AugmentationLayer(keras.layers.Layer):
 
     range_matters = True  # does `value_range` change the result?
 
+    # How the pass runs, where XLA compiles it for a CPU; see `_loops`.
+    by_image = False  # faster image by image also where the layer is alone; several stages always are
+    rereads = False  # reads each pixel several times: it is to lie in memory, as float32
+    widens = False  # gives float32 whatever it is given
+    mixes_images = False  # an image needs others of its batch
+
     def __init__(self, value_range=(0, 255), seed=None, data_format=None, **kwargs):
         kwargs.setdefault("autocast", False)  # images are converted within the pass, and rounded there
         super().__init__(**kwargs)
@@ -41,7 +47,7 @@ class AugmentationLayer(keras.layers.Layer):
         self._generator = keras.random.SeedGenerator(self.seed)
         self._counter = None  # of the calls in tf.data with JAX or Torch, which cannot count there
         self._draw = Compiled(self._draw_all)
-        self._passes = None
+        self._passes = {}  # image by image or not -> see `_plan`
 
     # --- what a subclass says ------------------------------------------------------------------------------------
 
@@ -97,27 +103,35 @@ class AugmentationLayer(keras.layers.Layer):
 
     def call(self, data, training=True):
         images = data["images"] if isinstance(data, dict) and "images" in data else data
+        if is_ragged(images):
+            return self.call_ragged(data, training)
         xp = namespace_of(images)
         inputs = unpack(xp, data, self.data_format, type(self).__name__)
         images, others = inputs.images, inputs.others
         if not training:
-            return pack(inputs, *self._unchanged(xp, images, others))
+            return pack(xp, inputs, *self._unchanged(xp, images, others))
         key = self._key(xp)
         drawn = self._draw(xp, images, key)  # the images go along for their shape alone
         size = self._size_of(xp, images)
         stages = self.stages()
-        if self._passes is None:
-            last = len(stages) - 1
-            self._passes = [Compiled(self._pass_of(stage, i == 0, i == last)) for i, stage in enumerate(stages)]
-        for stage, one_pass, parameters in zip(stages, self._passes, drawn, strict=True):
-            if hasattr(stage, "run"):
-                images, others = self._run(xp, stage, images, others, parameters)
+        for count, one_pass in self._plan(_loops.images_in_a_turn(xp, tuple(images.shape)) > 0):
+            (mine, drawn), (here, stages) = ((each[:count], each[count:]) for each in (drawn, stages))
+            if one_pass is None:
+                images, others = self._run(xp, here[0], images, others, mine[0])
             else:
-                images = one_pass(xp, images, parameters if stage is stages[-1] else (parameters, key[0]))
-                if others:
+                images = one_pass(xp, images, (mine, key[0]))
+            for stage, parameters in zip(here, mine, strict=True):
+                if others and one_pass is not None:
                     others = stage.transform_others(xp, others, parameters, size)
-            size = stage.output_size(size)
-        return pack(inputs, images, others)
+                size = stage.output_size(size)
+        return pack(xp, inputs, images, others)
+
+    def call_ragged(self, data, training):
+        """`call` for a `tf.RaggedTensor` of images of different sizes, which only layers of one output size take."""
+        raise ValueError(
+            f"{type(self).__name__}: images must all have one size. Received: a tf.RaggedTensor; bring them to one "
+            "size before, with RandomCrop or RandomResizedCrop, or map the layer over images instead of batches"
+        )
 
     def at_rest(self, xp, images, others):
         """(images, others) when nothing is to be augmented; the images are `(batch, height, width, channels)`."""
@@ -138,14 +152,58 @@ class AugmentationLayer(keras.layers.Layer):
             size = stage.output_size(size)
         return drawn
 
+    def _plan(self, in_turns):
+        """List of (how many stages, what runs them in one pass); None: a stage that is not ours to compile."""
+        if in_turns not in self._passes:
+            groups = []
+            for stage in self.stages():
+                alone = not in_turns or hasattr(stage, "run") or stage.mixes_images
+                if alone or not groups or groups[-1][0]:
+                    groups.append((alone, []))
+                groups[-1][1].append(stage)
+            plan, last = [], len(groups) - 1
+            for i, (alone, stages) in enumerate(groups):
+                if hasattr(stages[0], "run"):
+                    plan.append((1, None))
+                    continue
+                is_known = i == last or any(stage.widens for stage in stages)  # the dtype of what a loop gives
+                if not alone and is_known and (len(stages) > 1 or stages[0].by_image):
+                    plan.append((len(stages), Compiled(self._pass_in_turns(stages, i == 0, i == last))))
+                    continue
+                for k, stage in enumerate(stages):
+                    ends = (i == 0 and k == 0, i == last and k == len(stages) - 1)
+                    plan.append((1, Compiled(self._pass_of(stage, *ends))))
+            self._passes[in_turns] = plan
+        return self._passes[in_turns]
+
+    # The order of the axes and the dtype change within the pass, where XLA has them for nothing.
+
     def _pass_of(self, stage, is_first, is_last):
-        # The order of the axes and the dtype change within the pass, where XLA has them for nothing.
         def one_pass(xp, images, parameters):
+            (mine,), number = parameters
             images = self._channels_last(xp, images) if is_first else images
             if not is_last:
-                parameters, number = parameters
-                return apart(xp, functools.partial(stage.transform, xp, images, parameters), number)
-            return self._as_given(xp, self._finish(xp, stage.transform(xp, images, parameters)))
+                return apart(xp, functools.partial(stage.transform, xp, images, mine), number)
+            return self._as_given(xp, self._finish(xp, stage.transform(xp, images, mine)))
+
+        return one_pass
+
+    def _pass_in_turns(self, stages, is_first, is_last):
+        def one_turn(xp, images, parameters):
+            images = self._channels_last(xp, images) if is_first else images
+            if stages[0].rereads:
+                images = _loops.settled(xp, functools.partial(xp.cast, images, "float32"))
+            *others, last = [functools.partial(stage.transform, xp) for stage in stages]
+            for transform, mine in zip(others, parameters, strict=False):
+                images = _loops.settled(xp, functools.partial(transform, images, mine))
+            images = last(images, parameters[len(others)])
+            return self._as_given(xp, self._finish(xp, images)) if is_last else images
+
+        def one_pass(xp, images, parameters):
+            mine, number = parameters
+            numbers = xp.arange(xp.shape(images)[0], dtype="int32") + number
+            dtype = self.compute_dtype if is_last else "float32"
+            return _loops.in_turns(xp, one_turn, images, [*mine, numbers], dtype)
 
         return one_pass
 
@@ -197,11 +255,18 @@ class AugmentationLayer(keras.layers.Layer):
                 return {key: spec(name, each) for key, each in value.items()}
             if name == "images":
                 return keras.KerasTensor(self.compute_output_shape(value.shape), dtype=self.compute_dtype)
-            return keras.KerasTensor(*self.spec_of(name, tuple(value.shape), value.dtype))
+            return keras.KerasTensor(*self.spec_beside(data["images"].shape, name, tuple(value.shape), value.dtype))
 
         if isinstance(data, dict):
             return {name: spec(name, each) for name, each in data.items()}
         return spec("images", data)
+
+    def spec_beside(self, images_shape, name, shape, dtype):
+        """`spec_of` for masks channels first or last, as they come in with images of a shape."""
+        if name != "segmentation_masks" or not are_masks_first(self.data_format, shape, tuple(images_shape)):
+            return self.spec_of(name, shape, dtype)
+        shape, dtype = self.spec_of(name, (shape[0], *shape[2:], shape[1]), dtype)
+        return (shape[0], shape[3], *shape[1:3]), dtype
 
     def spec_of(self, name, shape, dtype):
         """(shape, dtype) of what comes out for what goes in under a key of `_inputs.KEYS` other than "images"."""

@@ -16,6 +16,8 @@ class PixelAugmentation(AugmentationLayer):
         bounding_box_format: None, or what Keras's layers take; the boxes stay where they are.
     """
 
+    widens = True
+
     def __init__(self, bounding_box_format=None, **kwargs):
         super().__init__(**kwargs)
         self.bounding_box_format = check_one_of("bounding_box_format", bounding_box_format, (None, *FORMATS))

@@ -3,7 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_one_of, check_optional
-from tf_tricks.layers.augmentation import _colour
+from tf_tricks.layers.augmentation import _colour, _loops
 from tf_tricks.layers.augmentation._factors import check_factor, check_spread
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 from tf_tricks.layers.augmentation.random_hue import draw_turns
@@ -44,6 +44,8 @@ class RandomColorJitter(PixelAugmentation):
         (2, 8, 8, 3)
     """
 
+    rereads = True
+
     def __init__(
         self,
         value_range=(0, 255),
@@ -62,6 +64,7 @@ class RandomColorJitter(PixelAugmentation):
         self.saturation_factor = check_optional(check_factor, "saturation_factor", saturation_factor, minimum=0.0)
         self.hue_factor = check_optional(check_factor, "hue_factor", hue_factor, minimum=0.0)
         self.mode = check_one_of("mode", mode, MODES)
+        self.by_image = self.mode == "exact"
 
     def draw(self, xp, draws, size):
         drawn = {}
@@ -85,14 +88,17 @@ class RandomColorJitter(PixelAugmentation):
 
     def _change_exactly(self, xp, pixels, parameters):
         if "shift" in parameters:
-            pixels = xp.clip(pixels + _colour.per_image(xp, parameters["shift"]), *self.value_range)
+            pixels = self._settled(xp, lambda pixels: pixels + _colour.per_image(xp, parameters["shift"]), pixels)
         if "contrast" in parameters:
-            pixels = xp.clip(_colour.contrast(xp, pixels, parameters["contrast"]), *self.value_range)
+            pixels = self._settled(xp, lambda pixels: _colour.contrast(xp, pixels, parameters["contrast"]), pixels)
         turns, saturation = parameters.get("turns"), parameters.get("saturation")
         if turns is None and saturation is None:
             return pixels
         _colour.check_rgb(type(self).__name__, pixels)
         return _colour.hue_and_saturation(xp, pixels, turns, saturation, self.value_range)
+
+    def _settled(self, xp, change, pixels):
+        return _loops.settled(xp, lambda: xp.clip(change(pixels), *self.value_range))
 
     def _change_by_matrix(self, xp, pixels, parameters):
         _colour.check_rgb(type(self).__name__, pixels)

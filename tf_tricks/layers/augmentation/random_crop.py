@@ -3,8 +3,10 @@
 import keras
 
 from tf_tricks._checks import check_integer
+from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _geometry, _kernels
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._inputs import is_ragged, map_nest, pad_boxes
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
 
 
@@ -48,6 +50,29 @@ class Cropping(GeometricAugmentation):
         parameters = {"matrix": self.still(xp, like, tuple(xp.cast(each, "float32") for each in size))}
         others = self.transform_others(xp, others, parameters, tuple(size)) if others else others
         return self._at_rest(xp, images, parameters), others
+
+    def call_ragged(self, data, training):
+        tf, is_dict = tensorflow(), isinstance(data, dict)
+        nest = pad_boxes(data) if is_dict else {"images": data}
+        nest = map_nest(lambda value: value if is_ragged(value) else tf.convert_to_tensor(value), nest)
+
+        def one(values):
+            values = map_nest(lambda value: value.to_tensor() if is_ragged(value) else value, values)
+            return self(values, training=training)
+
+        def spec(name, value):
+            if isinstance(value, dict):
+                return {key: spec(key, each) for key, each in value.items()}
+            shape, dtype = tuple(value.shape), "float32" if name in ("boxes", "keypoints") else value.dtype
+            if name == "images":
+                shape, dtype = self.compute_output_shape(shape), self.compute_dtype
+            else:
+                shape, dtype = self.spec_beside(nest["images"].shape, name, shape, dtype)
+            return tf.TensorSpec(shape[1:], dtype)
+
+        # One after the other, so that each image takes the next number of the generator.
+        result = tf.map_fn(one, nest, fn_output_signature=spec("", nest), parallel_iterations=1)
+        return result if is_dict else result["images"]
 
     def _rest(self, xp, images, parameters):
         return self._finish(xp, self.transform(xp, images, parameters))

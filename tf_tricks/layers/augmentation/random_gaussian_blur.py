@@ -108,6 +108,9 @@ class RandomGaussianBlur(AugmentationLayer):
 class _Direction:
     """The pass along one axis. Both draw the same numbers."""
 
+    by_image, widens, mixes_images = False, True, False
+    rereads = True  # one pixel is in the sums of several
+
     def __init__(self, layer, axis):
         self._layer, self._axis = layer, axis
 

@@ -38,6 +38,8 @@ class RandomHue(PixelAugmentation):
         [0.0, 255.0, 255.0]
     """
 
+    rereads = True
+
     def __init__(self, factor, value_range=(0, 255), data_format=None, seed=None, **kwargs):
         super().__init__(value_range=value_range, data_format=data_format, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor, minimum=0.0)

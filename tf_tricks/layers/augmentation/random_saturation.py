@@ -40,6 +40,8 @@ class RandomSaturation(PixelAugmentation):
         [200.0, 200.0, 200.0]
     """
 
+    rereads = True
+
     def __init__(self, factor, value_range=(0, 255), data_format=None, seed=None, **kwargs):
         super().__init__(value_range=value_range, data_format=data_format, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor, minimum=0.0)

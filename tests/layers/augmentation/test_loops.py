@@ -1,0 +1,138 @@
+"""Image by image, where XLA compiles for a CPU: the same result as all at once, with steps that are kept apart."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tricks.layers.augmentation import (
+    Augmentation,
+    MixUp,
+    RandAugment,
+    RandomBrightness,
+    RandomColorJitter,
+    RandomContrast,
+    RandomErasing,
+    RandomFlip,
+    RandomGaussianBlur,
+    RandomGaussianNoise,
+    RandomRotation,
+    _loops,
+)
+from tf_tricks.layers.augmentation._namespaces import OPS
+
+JITTER = {"brightness_factor": 0.2, "contrast_factor": 0.5, "saturation_factor": (0.3, 0.7), "hue_factor": 0.2}
+LAYERS = {
+    "pipeline": lambda **kw: Augmentation(
+        [RandomFlip(), RandomRotation(0.1), RandomColorJitter(**JITTER), RandomGaussianNoise(0.1), RandomErasing()],
+        probability=[1, 0.5, 0.5, 1, 1],
+        **kw,
+    ),
+    "blur": lambda **kw: RandomGaussianBlur((1.0, 1.0), kernel_size=(3, 5), sigma=2.0, **kw),
+    "contrast": lambda **kw: RandomContrast(0.9, **kw),
+    "mixed at the end": lambda **kw: Augmentation([RandomRotation(0.1), RandomContrast(0.5), MixUp(0.5)], **kw),
+    "mixed at first": lambda **kw: Augmentation([MixUp(0.5), RandomContrast(0.5), RandomRotation(0.1)], **kw),
+    "Keras within": lambda **kw: Augmentation(
+        [RandomRotation(0.1), RandomBrightness(0.1), keras.layers.Rescaling(0.5), RandomRotation(0.1), RandAugment()],
+        **kw,
+    ),
+}
+
+
+def images(batch=6, shape=(10, 12, 3), dtype="float32"):
+    return np.random.default_rng(0).uniform(0, 255, (batch, *shape)).astype(dtype)
+
+
+def augmented(layer, x):
+    return keras.ops.convert_to_numpy(layer(x, training=True))
+
+
+@pytest.fixture
+def turns_of(monkeypatch):
+    """Have a turn take so many images of 10x12x3, 0 for no loop; returns a list of the steps kept apart."""
+    kept_apart, apart = [], _loops.apart
+
+    def spy(*args):
+        kept_apart.append(args)
+        return apart(*args)
+
+    def set_to(count):
+        monkeypatch.setattr(_loops, "LEAST_VALUES", 1 if count else 10**9)
+        monkeypatch.setattr(_loops, "MOST_VALUES", 360 * max(count, 1))
+        monkeypatch.setattr(_loops, "apart", spy)
+        return kept_apart
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("pipeline", 1), ("pipeline", 6), *((name, 4) for name in LAYERS)]
+)  # of six images 4 at most are 3
+def test_images_in_turns_are_what_they_are_together(name, count, turns_of):
+    for dtype in ("float32", "uint8"):
+        turns_of(0)
+        together = augmented(LAYERS[name](seed=3, dtype=dtype), images(dtype=dtype))
+        steps = turns_of(count)
+        layer = LAYERS[name](seed=3, dtype=dtype)
+        found = augmented(layer, images(dtype=dtype))
+        assert found.dtype == together.dtype == dtype
+        error = np.abs(found.astype("float32") - together)
+        assert error.max() <= (0.01 if dtype == "float32" else 1)
+        if name in ("pipeline", "blur"):
+            assert bool(steps) == (keras.backend.backend() != "torch")
+        assert np.abs(found.astype("float32") - images(dtype=dtype)).max() > 5
+
+
+def test_channels_first_and_a_batch_of_one(turns_of):
+    turns_of(1)
+    layer, other = (LAYERS["pipeline"](seed=3, data_format=f"channels_{where}") for where in ("first", "last"))
+    for batch in (3, 1):
+        x = images(batch)
+        expected = augmented(other, x)
+        found = augmented(layer, x.transpose(0, 3, 1, 2))
+        np.testing.assert_allclose(found.transpose(0, 2, 3, 1), expected, atol=0.01)
+
+
+def test_how_many_images_a_turn_takes():
+    if keras.backend.backend() == "torch":
+        assert _loops.images_in_a_turn(OPS, (64, 224, 224, 3)) == 0
+        return
+    for shape, count in {
+        (64, 224, 224, 3): 1,
+        (None, 224, 224, 3): 1,
+        (256, 32, 32, 3): 64,  # 196,608 values
+        (None, 32, 32, 3): 0,  # one image alone is too few
+        (251, 32, 32, 3): 0,  # a prime
+        (8, 32, 32, 3): 0,  # few, and all in the cache
+        (0, 224, 224, 3): 0,
+        (4, 0, 224, 3): 0,
+        (4, None, None, 3): 0,
+    }.items():
+        assert _loops.images_in_a_turn(OPS, shape) == count, shape
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="no loop")
+def test_the_gradient_goes_through_the_turns(turns_of):
+    turns_of(1)
+    layer = Augmentation([RandomFlip("horizontal"), RandomBrightness(0.1), RandomContrast(0.3)], seed=1)
+    x = images(3) * 0.1 + 110.0  # nothing is clipped
+    weights = np.random.default_rng(1).normal(size=(3, 1, 1, 3)).astype("float32")  # each image and channel its own
+    if keras.backend.backend() == "jax":
+        import jax
+
+        layer.build(x.shape)
+        state = [each.value for each in layer.non_trainable_variables]
+        call = lambda x: keras.ops.sum(layer.stateless_call([], state, x, training=True)[0] * weights)  # noqa: E731
+        found = np.asarray(jax.jit(jax.grad(call))(x))
+    else:
+        import tensorflow as tf
+
+        @tf.function(jit_compile=True)
+        def gradient(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = tf.reduce_sum(layer(x, training=True) * weights)
+            return tape.gradient(y, x)
+
+        found = gradient(tf.constant(x)).numpy()
+    # A flip moves values, brightness adds, contrast keeps the mean: each sum is what it was.
+    np.testing.assert_allclose(found.mean(axis=(1, 2)), weights[:, 0, 0], rtol=1e-3)

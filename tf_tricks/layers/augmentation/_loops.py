@@ -1,0 +1,163 @@
+"""Loops over the images of a batch, which XLA compiles.
+
+On a CPU an image goes through several steps faster alone: what a step leaves for the next one stays in the cache, in
+memory that is used again for the next image. A batch's worth of it is fresh memory, of which each page must be had from
+the system first: JAX pays more for that than for the arithmetic of most layers.
+"""
+
+import contextlib
+import math
+import threading
+
+from tf_tricks._backend import BACKEND, jax
+from tf_tricks.layers._in_tensorflow import tensorflow
+from tf_tricks.layers.augmentation._compiled import apart
+from tf_tricks.layers.augmentation._namespaces import OPS
+
+LEAST_VALUES = 2**15  # of a turn of the loop: a turn of fewer costs more than its arithmetic
+MOST_VALUES = 3 * 2**16  # a turn takes several small images
+_here = threading.local()
+
+
+def images_in_a_turn(xp, shape):
+    """How many images of a batch of `shape`, one of the axes the channels, one turn of a loop takes: 0 for no loop."""
+    if None in shape[1:] or not all(isinstance(each, int) for each in shape[1:]) or not _is_compiled_for_cpu(xp):
+        return 0
+    values, batch = math.prod(shape[1:]), shape[0]
+    if values == 0:
+        return 0
+    most = max(MOST_VALUES // values, 1)
+    if isinstance(batch, int) and batch > 0:
+        most = next(each for each in range(min(most, batch), 0, -1) if batch % each == 0)
+    else:
+        most = 1 if batch is None else 0
+    return most if most * values >= LEAST_VALUES else 0
+
+
+def _is_compiled_for_cpu(xp):
+    if xp is OPS and BACKEND == "torch":
+        return False
+    if xp is OPS and BACKEND == "jax":
+        return jax.default_backend() == "cpu"
+    return not tensorflow().config.list_physical_devices("GPU")
+
+
+def is_eager(xp):
+    """Does TensorFlow compute each operation at once?"""
+    return (xp is not OPS or BACKEND == "tensorflow") and tensorflow().executing_eagerly()
+
+
+def in_turns(xp, function, images, parameters, dtype):
+    """`function(xp, images, parameters)`, for some images after the others, as many as `images_in_a_turn` says.
+
+    In the function `settled` keeps steps apart. `parameters` is a list of nests of tensors `(batch, ...)`, the last one
+    of numbers that change from call to call, int32 `(batch,)`. `dtype` is that of the result.
+    """
+    count = images_in_a_turn(xp, tuple(images.shape))
+    if count == 0 or is_eager(xp):
+        return function(xp, images, parameters)
+
+    def turn(xp, images, parameters):
+        with _settling(parameters[-1][0]):
+            return function(xp, images, parameters)
+
+    batch = images.shape[0]
+    if count == batch:
+        return turn(xp, images, parameters)
+    if count == 1:
+        return one_by_one(xp, turn, images, parameters, dtype)
+
+    def split(value):
+        return xp.reshape(value, (batch // count, count, *value.shape[1:]))
+
+    def several(xp, images, parameters):
+        return turn(xp, images[0], _nest(lambda value: value[0], parameters))[None]
+
+    result = one_by_one(xp, several, split(images), _nest(split, parameters), dtype)
+    return xp.reshape(result, (batch, *result.shape[2:]))
+
+
+@contextlib.contextmanager
+def _settling(number):
+    before, _here.number = getattr(_here, "number", None), number
+    try:
+        yield
+    finally:
+        _here.number = before
+
+
+def settled(xp, compute):
+    """`compute()`, in a turn of `in_turns` written to memory: for what reads its pixels more than once.
+
+    XLA would compute them once for each time that they are read, and not several at a time.
+    """
+    number = getattr(_here, "number", None)
+    return compute() if number is None else apart(xp, compute, number)
+
+
+def one_by_one(xp, function, images, parameters, dtype):
+    """`function(xp, image, parameters)` for one image after the other, each as a batch of one.
+
+    `parameters` is a nest of tensors `(batch, ...)`, `dtype` that of the result. For TensorFlow and JAX.
+    """
+    if images.shape[0] == 0:  # XLA has no loop without a turn
+        return xp.cast(images, dtype)
+    if images.shape[0] == 1:
+        return function(xp, images, parameters)
+
+    def body(given):
+        image, *mine = _nest(lambda value: value[None], given)
+        return function(xp, image, *mine)[0]
+
+    if xp is OPS and BACKEND == "jax":
+        return jax.lax.map(body, (images, parameters))
+    tf = tensorflow()
+
+    @tf.autograph.experimental.do_not_convert
+    def loop(images):
+        if images.shape[0] is not None:
+            return tf.map_fn(body, (images, parameters), fn_output_signature=tf.as_dtype(dtype))
+        # Of an unknown number there may be none: XLA then fails on the turn that never comes, but not on one too many.
+        count = tf.shape(images)[0]
+        more = 1 - tf.minimum(count, 1)
+        given = _nest(
+            lambda value: tf.pad(value, [[0, more]] + [[0, 0]] * (len(value.shape) - 1)), (images, parameters)
+        )
+        return tf.map_fn(body, given, fn_output_signature=tf.as_dtype(dtype))[:count]
+
+    # The gradient runs the loop once more: what a loop keeps for its gradient cannot leave code compiled by XLA.
+    @tf.custom_gradient
+    def run(images):
+        def gradient(upstream):
+            with tf.GradientTape() as tape:
+                tape.watch(images)
+                result = loop(images)
+            return tape.gradient(result, images, upstream)
+
+        return loop(images), gradient
+
+    return run(images)
+
+
+def repeat(xp, times, function, value):
+    """`value = function(number, value)` for the numbers 0 to `times - 1`; for TensorFlow and JAX."""
+    if times == 1:
+        return function(0, value)
+    if xp is OPS and BACKEND == "jax":
+        return jax.lax.fori_loop(0, times, function, value)
+    tf = tensorflow()
+    return tf.while_loop(
+        lambda number, value: number < times,
+        lambda number, given: (number + 1, tf.ensure_shape(function(number, given), value.shape)),
+        (tf.constant(0), value),
+        shape_invariants=(tf.TensorShape([]), value.shape),
+        maximum_iterations=times,
+    )[1]
+
+
+def _nest(function, nest):
+    if isinstance(nest, dict):
+        return {key: _nest(function, value) for key, value in nest.items()}
+    if isinstance(nest, list | tuple):
+        return [_nest(function, value) for value in nest]
+    return function(nest)
