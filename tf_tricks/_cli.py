@@ -1,16 +1,23 @@
-"""The commands of `python -m tf_tricks`. Each takes paths; none needs a model, a compiled step or a GPU."""
+"""The commands of `python -m tf_tricks`: what can be done with checkpoint files, and the check of a script."""
 
 import argparse
 import os
 import sys
 
+from tf_tricks import _check_script
+from tf_tricks._checks import check_number
 from tf_tricks.checkpoints import describe, file_format, keras_files, saving, verify
 from tf_tricks.checkpoints.reports import columns, position, readable
 
 
 def main(arguments=None):
-    """Run one command and return its exit status: 0, 1 if something is damaged or missing, 2 for wrong arguments."""
+    """Run one command; returns its exit status: 0, 1 if something is damaged or fails, 2 for wrong arguments."""
+    arguments, of_script = list(sys.argv[1:] if arguments is None else arguments), []
+    if arguments[:1] == ["check"] and "--" in arguments:  # what comes after it belongs to the script
+        split = arguments.index("--")
+        arguments, of_script = arguments[:split], arguments[split + 1 :]
     options = _parser().parse_args(arguments)
+    options.of_script = of_script
     try:
         return options.run(options)
     except (ValueError, OSError) as error:  # a sentence for people, no traceback
@@ -31,7 +38,35 @@ def _parser():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("path", metavar="DIR_OR_FILE")
         command.set_defaults(run=run)
+    text = "run a training script up to its first `fit`, and all checks there in its place; no line of it changes"
+    check = topics.add_parser(
+        "check",
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog="Exit status: 0 if all checks passed, 1 if one failed or raised, 2 if the script could not be run or "
+        "did not call `fit`. What the script shall find in `sys.argv` comes after `--`.",
+        usage="%(prog)s [-h] [--seconds SECONDS] [--quiet] [--skip NAME] script.py [-- ARGUMENT ...]",
+    )
+    check.add_argument("script", metavar="script.py")
+    check.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="arguments of the script")
+    check.add_argument("--seconds", type=_seconds, default=60.0, help="budget of all checks together; default 60")
+    check.add_argument("--quiet", action="store_true", help="do not show what the script prints")
+    names = [each.name for each in _check_script.CHECKS]
+    check.add_argument("--skip", action="append", default=[], choices=names, metavar="NAME", help=", ".join(names))
+    check.set_defaults(run=_check)
     return parser
+
+
+def _seconds(text):
+    try:
+        return check_number("seconds", float(text), above=0)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _check(options):
+    arguments = [*options.arguments, *options.of_script]
+    return _check_script.check_script(options.script, arguments, options.seconds, options.quiet, options.skip)
 
 
 def _list(options):

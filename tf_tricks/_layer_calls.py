@@ -5,6 +5,7 @@ replaced while the `with` block lasts, so nothing has to be found in or attached
 """
 
 import contextlib
+import functools
 import threading
 
 import keras
@@ -20,7 +21,9 @@ DOOR = threading.RLock()
 def answered_by(answer):
     """Let `answer(layer, call)` return the outputs of each layer call; `call()` gives those of the layer itself.
 
-    `call` may be made several times. Calls on symbols, inside of a traced function and of other threads are left alone.
+    `call` may be made several times; it is a `functools.partial`: `call.args` (the layer itself comes first) and
+    `call.keywords` are what the layer gets, and `call.func` takes others. Calls on symbols, inside of a traced function
+    and of other threads are left alone.
     """
     own_thread = threading.get_ident()
 
@@ -28,7 +31,7 @@ def answered_by(answer):
         is_layer = isinstance(operation, keras.layers.Layer)
         if not is_layer or threading.get_ident() != own_thread or not are_concrete((args, kwargs)):
             return original(operation, *args, **kwargs)
-        return answer(operation, lambda: original(operation, *args, **kwargs))
+        return answer(operation, functools.partial(original, operation, *args, **kwargs))
 
     with DOOR:
         original = keras.Operation.__call__

@@ -1,0 +1,183 @@
+"""The rules against NumPy and curves worked out by hand; verdicts on rates that are far off, and on one that is not."""
+
+import math
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tricks.debug import _rates, find_learning_rate
+from tf_tricks.debug._budget import Budget
+from tf_tricks.debug._data import Samples
+
+layers, ops = keras.layers, keras.ops
+module = sys.modules["tf_tricks.debug.find_learning_rate"]
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 5)).astype("float32")
+Y = (X @ RNG.normal(size=(5, 1)) + 0.1 * RNG.normal(size=(96, 1))).astype("float32")
+
+
+def compiled(optimizer, loss="mse"):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(8, "tanh"), layers.Dense(1)])
+    model.compile(optimizer, loss, jit_compile=False)
+    return model
+
+
+def find(model, x=X, y=Y, **kwargs):
+    return find_learning_rate(model, x, y, **{"seconds": None, "steps": 900, "verbose": 0, **kwargs})
+
+
+class Quadratic:
+    """In place of a loan: gradient descent on w**2 / 2, which converges for rates below 2, fastest at 1."""
+
+    model = None
+
+    def __init__(self, rate=0.1, noise=0.0):
+        self.learning_rate, self.noise = rate, noise
+        self.reset()
+
+    def reset(self):
+        self.w, self.rng = 1.0, np.random.default_rng(0)
+
+    def step(self, x, y=None, sample_weight=None):
+        loss = self.w**2 / 2 + self.noise * self.rng.normal()
+        self.w -= self.learning_rate * self.w
+        return loss if abs(self.w) < 1e12 else math.inf
+
+
+def search(loan, **kwargs):
+    data = Samples(X, Y)
+    return module._Search(loan, data, 32, Budget(**kwargs), seed=0)
+
+
+# --- the arithmetic -----------------------------------------------------------------------------------------------
+def test_smoothed_is_the_weighted_mean_of_all_before():
+    losses = RNG.normal(size=12)
+    weights = [0.9 ** np.arange(i, -1, -1) for i in range(12)]
+    expected = [np.sum(w * losses[: i + 1]) / np.sum(w) for i, w in enumerate(weights)]
+    np.testing.assert_allclose(_rates.smoothed(losses), expected)
+
+
+def test_slopes_are_those_of_a_fitted_line():
+    rates, losses = np.geomspace(1e-4, 1, 20), RNG.normal(size=20)
+    expected = np.polyfit(np.log(rates[5:12]), losses[5:12], 1)[0]
+    assert _rates.slopes(rates, losses)[8] == pytest.approx(expected)
+
+
+def test_the_steepest_rate_of_a_logistic_fall_is_its_middle():
+    rates = np.geomspace(1e-6, 1, 61)
+    losses = 1 / (1 + np.exp(3 * (np.log10(rates) + 3)))
+    assert _rates.steepest_rate(rates, losses) == pytest.approx(1e-3, rel=0.3)
+    assert _rates.steepest_rate(rates, -losses) is None
+
+
+def test_the_best_rate_is_the_middle_of_an_even_basin():
+    rates = 10.0 ** np.arange(-5, 1)
+    losses = [3.0, 1.0, 1.0, 1.0, 4.0, np.nan]
+    assert _rates.best_rate(rates, losses, 0.1) == pytest.approx(1e-3)
+    assert _rates.best_rate(rates, [9, 9, 9, 1.0, 1.0, 9], 0.1) == pytest.approx(10**-1.5)
+    assert _rates.best_rate(rates, [1.0, 9, 9, 9, 0.99, 9], 0.1) == pytest.approx(0.1)  # behind a hill
+    assert _rates.best_rate(rates, [np.nan] * 6, 0.1) is None
+
+
+def test_the_largest_safe_rate_ends_at_the_first_gap():
+    rates = np.array([1.0, 2, 4, 8, 16])
+    assert _rates.largest_safe_rate(rates, [2.0, 1.0, 3.0, 9.0, 1.0], start=5.0) == 4
+    assert _rates.largest_safe_rate(rates, [2.0, 1.0, np.nan, 9.0, 1.0], start=5.0) == 2
+
+
+def test_the_common_curve_is_the_median_up_to_the_shortest():
+    assert _rates.common_curve([[1.0, 2, 3], [3.0, 2], [2.0, 9, 9]]).tolist() == [2, 2]
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
+def test_gradient_descent_on_a_parabola():
+    result = search(Quadratic()).result(1e-7, 10.0)
+    # After 400 steps every rate from about 0.02 to 1.98 has arrived; in each round at least 1/length is needed.
+    assert 0.02 < result.suggestion < 1.98 and result.suggestion <= result.safe_maximum < 2.0
+    assert (result.verdict, result.findings) == ("fine", [])
+
+
+@pytest.mark.parametrize(("rate", "verdict", "name"), [(1e-5, "too low", "too_low"), (2.5, "too high", "too_high")])
+def test_a_rate_that_is_far_off(rate, verdict, name):
+    result = search(Quadratic(rate)).result(1e-7, 10.0)
+    assert (result.verdict, [each.name for each in result.findings]) == (verdict, [name])
+    assert f"{result.suggestion:.2g}" in result.findings[0].text and not result.passed
+
+
+def test_a_loss_that_does_not_depend_on_the_rate():
+    class Stuck(Quadratic):
+        def step(self, x, y=None, sample_weight=None):
+            return 1 + 0.1 * self.rng.normal()
+
+    result = search(Stuck()).result(1e-7, 10.0)
+    assert (result.suggestion, [each.name for each in result.findings]) == (None, ["does_not_learn"])
+    with pytest.raises(ValueError, match="`apply` needs a suggestion"):
+        result.apply()
+    assert "no suggestion" in str(result)
+
+
+def test_a_loss_that_is_never_finite():
+    class Broken(Quadratic):
+        def step(self, x, y=None, sample_weight=None):
+            return math.nan
+
+    result = search(Broken()).result(1e-7, 10.0)
+    assert result.named("not_finite") and result.suggestion is None
+
+
+def test_a_short_budget_says_so():
+    result = search(Quadratic(), steps=200).result(1e-7, 10.0)
+    assert result.named("short_budget") and result.passed and result.suggestion == result.steepest
+
+
+# --- real models --------------------------------------------------------------------------------------------------
+def test_a_rate_that_is_too_low_is_found_and_replaced_and_nothing_else():
+    model = compiled(keras.optimizers.Adam(1e-6))
+    before = [ops.convert_to_numpy(v).copy() for v in model.variables]
+    result = find(model)
+    assert result.verdict == "too low" and 1e-3 < result.suggestion < 0.5
+    for a, b in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, ops.convert_to_numpy(b))
+    assert float(model.optimizer.learning_rate) == pytest.approx(1e-6)
+    result.apply()
+    assert float(model.optimizer.learning_rate) == pytest.approx(result.suggestion)
+    text = str(result).splitlines()
+    assert len(text) <= 40 and max(map(len, text)) <= 110
+
+
+def test_a_schedule_is_scaled_to_the_suggestion_and_the_same_seed_gives_the_same():
+    decay = keras.optimizers.schedules.ExponentialDecay(0.02, 10, 0.5)
+    model = compiled(keras.optimizers.Adam(decay))
+    result, again = find(model, steps=700), find(model, steps=700)
+    assert result.suggestion == again.suggestion and result.present == pytest.approx(0.02)
+    assert (result.verdict, result.findings) == ("fine", [])
+    result.apply()
+    assert float(model.optimizer.learning_rate) == pytest.approx(result.suggestion)
+
+
+def test_a_generator_and_a_plot():
+    matplotlib = pytest.importorskip("matplotlib")
+    batches = ((X[i : i + 24], Y[i : i + 24]) for i in range(0, 96, 24))
+    result = find(compiled("sgd"), batches, None, steps=300)
+    assert isinstance(result.plot(), matplotlib.figure.Figure) and len(result.series()[1]) == len(result.rates)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"lowest": 0}, "`lowest` must lie in"),
+        ({"lowest": 1.0, "highest": 0.1}, "`highest` must lie in"),
+        ({"batch_size": 0}, "`batch_size` must be an int >= 1"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        find(compiled("sgd"), **kwargs)
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    with pytest.raises(ValueError, match="`model` must be compiled"):
+        find(keras.Sequential([keras.Input((5,)), layers.Dense(1)]))

@@ -1,0 +1,282 @@
+"""Each fault planted beside a healthy twin; bounds and entropies counted again in NumPy; no traces."""
+
+import keras
+import numpy as np
+import pytest
+
+from tf_tricks.callbacks import NonFiniteReport
+from tf_tricks.debug import overfit_one_batch
+from tf_tricks.debug._targets import targets
+
+layers, ops = keras.layers, keras.ops
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(40, 6)).astype("float32")
+LABELS = RNG.integers(0, 3, 40)
+Y = RNG.normal(size=(40, 1)).astype("float32")
+
+
+def compiled(model, loss, optimizer=None, **kwargs):
+    model.compile(keras.optimizers.Adam(0.03) if optimizer is None else optimizer, loss, jit_compile=False, **kwargs)
+    return model
+
+
+def regression(*extra, output=None, optimizer=None, loss="mse", activation="tanh"):
+    first, last = layers.Dense(16, activation, name="first"), layers.Dense(1, output, name="last")
+    return compiled(keras.Sequential([keras.Input((6,)), first, *extra, last]), loss, optimizer)
+
+
+def classifier(loss="sparse_categorical_crossentropy", output="softmax", units=3):
+    return compiled(keras.Sequential([keras.Input((6,)), layers.Dense(16, "relu"), layers.Dense(units, output)]), loss)
+
+
+def run(model, x=X, y=Y, **kwargs):
+    return overfit_one_batch(model, x, y, **{"seconds": None, "steps": 900, "verbose": 0, "samples": 3, **kwargs})
+
+
+def state(model):
+    return [np.array(ops.convert_to_numpy(v)) for v in [*model.variables, *model.optimizer.variables]]
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Cut(layers.Layer):
+    def call(self, inputs):
+        return ops.stop_gradient(inputs)
+
+
+def test_a_healthy_regression_reaches_a_ten_thousandth_of_the_variance_and_is_as_before():
+    model = regression()
+    before = state(model)
+    result = run(model)
+    assert (result.fitted, result.passed, result.findings, result.samples) == (True, True, [], 3)
+    assert result.final_loss <= result.bound and result.working_rate == result.learning_rate == pytest.approx(0.03)
+    for a, b in zip(before, state(model), strict=False):
+        np.testing.assert_array_equal(a, b)
+    text = str(result)
+    assert "3 samples learnt by heart" in text and max(map(len, text.splitlines())) <= 110
+
+
+def test_a_healthy_classifier_is_silent_and_needs_every_sample():
+    result = run(classifier(), y=LABELS)
+    assert (result.passed, result.findings, result.accuracy) == (True, [], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y"),
+    [
+        ("categorical_crossentropy", RNG.dirichlet([1, 1, 1], 5)),
+        (keras.losses.CategoricalCrossentropy(label_smoothing=0.2), np.eye(3)[[0, 1, 2, 0, 1]]),
+        (keras.losses.CategoricalCrossentropy(from_logits=True), RNG.dirichlet([1, 1, 1], 5)),
+        ("binary_crossentropy", RNG.uniform(0, 1, (5, 3))),
+        (keras.losses.BinaryCrossentropy(from_logits=True), RNG.uniform(0, 1, (5, 3))),
+    ],
+    ids=["soft", "smoothed", "logits", "binary", "binary_logits"],
+)
+def test_the_best_predictions_have_the_entropy_of_the_targets_as_loss(loss, y):
+    model = compiled(keras.Sequential([keras.Input((6,)), layers.Dense(3)]), loss)
+    (target,) = targets(model, y, np.zeros((5, 3), "float32"))
+    p = y * 0.8 + 0.2 / 3 if target.smoothing else y
+    entropy = -np.sum(p * np.log(p), -1) if target.kind == "categorical" else None
+    if entropy is None:
+        entropy = np.mean(-p * np.log(p) - (1 - p) * np.log(1 - p), -1)
+    function = keras.losses.get(loss)
+    floor = float(ops.mean(function(ops.convert_to_tensor(y.astype("float32")), target._outputs(p))))
+    assert floor == pytest.approx(np.mean(entropy), rel=1e-4)
+    bound = float(ops.mean(function(ops.convert_to_tensor(y.astype("float32")), target.nearly_best())))
+    assert floor < bound < floor + 0.03
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [("mse", lambda e: e**2), ("mae", lambda e: e), ("huber", lambda e: e**2 / 2)],
+    ids=["mse", "mae", "huber"],
+)
+def test_the_bound_of_a_regression_is_an_error_of_one_percent_of_the_deviation(loss, expected):
+    few = run(regression(layers.BatchNormalization(), loss=loss), X[:3], Y[:3], steps=2)
+    assert few.bound == pytest.approx(expected(0.01 * np.std(Y[:3])), rel=1e-2)
+    one = run(regression(loss=loss), X[:1], Y[:1], samples=1, steps=2)
+    assert one.bound == pytest.approx(expected(0.01 * abs(float(Y[0, 0]))), rel=1e-2)
+
+
+def test_soft_labels_are_learnt_down_to_their_entropy():
+    y = RNG.dirichlet([2, 2, 2], 4).astype("float32")
+    result = run(classifier("categorical_crossentropy"), X[:4], y)
+    assert result.passed and result.bound > -np.sum(y * np.log(y), -1).mean() * 0.99
+
+
+# --- planted faults -----------------------------------------------------------------------------------------------
+def test_a_gradient_that_is_cut_is_named_with_the_layers_before_it():
+    result = run(regression(Cut(name="cut")))
+    assert not result.passed
+    finding = result.named("no_gradient")
+    assert finding.evidence["layers"] == ["first"] and "stop_gradient" in finding.text
+    assert run(regression(layers.Identity(name="cut"))).findings == []
+
+
+def test_dead_relus_are_named():
+    model = regression(activation="relu")
+    model.get_layer("first").bias.assign(np.full(16, -100.0))
+    result = run(model)
+    assert result.named("dead_relus").evidence["layer"] == "first" and not result.passed
+    assert run(regression(activation="relu")).passed
+
+
+def test_saturated_units_are_named():
+    model = regression(activation="sigmoid")
+    model.get_layer("first").bias.assign(np.full(16, 200.0))
+    result = run(model, X)
+    assert result.named("saturated").evidence["layer"] == "first" and not result.passed
+    assert run(regression(activation="sigmoid"), steps=1500).passed
+
+
+@pytest.mark.parametrize(
+    ("output", "y", "reach"),
+    [("sigmoid", 3 + Y, "[0, 1]"), ("tanh", 3 + Y, "[-1, 1]"), ("relu", -1 - np.abs(Y), "[0, inf]")],
+    ids=["sigmoid", "tanh", "relu"],
+)
+def test_targets_that_the_output_cannot_reach(output, y, reach):
+    result = run(regression(output=output), y=y)
+    finding = result.findings[0]
+    assert finding.name == "out_of_range" and reach in finding.text and not result.passed
+    assert finding.evidence["loss"] > result.bound
+
+
+def test_targets_within_the_range_are_no_fault():
+    assert run(regression(output="sigmoid"), y=0.5 + 0.1 * Y.clip(-2, 2)).findings == []
+
+
+def test_labels_of_minus_one_for_a_sigmoid():
+    y = np.sign(Y)
+    result = run(classifier("binary_crossentropy", "sigmoid", 1), y=y)
+    assert result.findings[0].name == "out_of_range"
+    assert run(classifier("binary_crossentropy", "sigmoid", 1), y=(y + 1) / 2).findings == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "output", "units", "name"),
+    [
+        (keras.losses.CategoricalCrossentropy(from_logits=True), "softmax", 3, "probabilities_as_logits"),
+        ("categorical_crossentropy", None, 3, "logits_as_probabilities"),
+        (keras.losses.CategoricalCrossentropy(from_logits=True), None, 3, None),
+        ("categorical_crossentropy", "softmax", 1, "one_class"),
+    ],
+    ids=["twice", "never", "logits", "one_unit"],
+)
+@pytest.mark.filterwarnings("ignore:.*from_logits.*", "ignore:.*softmax.*", "ignore:.*axis.*", "ignore:.*num_classes.*")
+def test_logits_and_probabilities(loss, output, units, name):
+    y = np.eye(3)[LABELS] if units == 3 else np.ones((40, 1))
+    result = run(classifier(loss, output, units), y=y)
+    assert [each.name for each in result.findings][:1] == ([name] if name else [])
+
+
+def test_a_rate_that_is_too_high_and_the_one_that_works():
+    result = run(regression(optimizer=keras.optimizers.SGD(1.5)), steps=1200)
+    finding = result.named("rate_too_high")
+    assert finding.evidence["working_rate"] < 1.5 and f"{result.working_rate:.3g}" in finding.text
+    healthy = run(regression(optimizer=keras.optimizers.SGD(result.working_rate)), steps=1200)
+    assert healthy.named("rate_too_high") is None
+
+
+def test_a_rate_that_is_too_low():
+    result = run(regression(optimizer=keras.optimizers.Adam(1e-5)), steps=1500)
+    assert result.named("rate_too_low").evidence["working_rate"] > 0.9e-3 and not result.passed
+
+
+def test_nan_brings_its_report():
+    bad = X.copy()
+    bad[:, 2] = np.nan
+    result = run(regression(), bad)
+    assert result.named("non_finite") and not result.passed
+    assert isinstance(result.report, NonFiniteReport) and result.report.origin == "input"
+
+
+def test_nan_of_an_exploding_rate_is_a_rate_that_is_too_high():
+    model = regression(activation="relu", optimizer=keras.optimizers.SGD(30.0))
+    result = run(model, steps=1500)
+    assert result.named("rate_too_high") and isinstance(result.report, NonFiniteReport)
+
+
+def test_frozen_layers_are_named():
+    model = regression()
+    model.trainable = False
+    assert run(model).named("frozen")
+    model = compiled(keras.Sequential([keras.Input((6,)), layers.Dense(2, name="f"), layers.Dense(3, name="l")]), "mse")
+    model.get_layer("l").trainable = False
+    result = run(compiled(model, "mse"), y=RNG.normal(size=(40, 3)), samples=8, steps=1500)
+    assert result.named("frozen").evidence["layers"] == ["l"]
+
+
+def test_an_output_that_does_not_depend_on_the_sample_is_stuck_at_the_mean():
+    result = run(regression(), np.ones_like(X))
+    assert result.named("stuck_at_mean") and result.final_loss == pytest.approx(result.mean_loss, rel=0.05)
+
+
+# --- what is switched off -----------------------------------------------------------------------------------------
+def test_regularisation_is_switched_off_named_and_back_afterwards():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(16, "tanh", kernel_regularizer=keras.regularizers.L2(10.0), activity_regularizer="l1"),
+            layers.Dropout(0.9, name="drop"),
+            layers.GaussianNoise(0.9, name="noise"),
+            layers.Dense(1),
+        ]
+    )
+    compiled(model, "mse", keras.optimizers.AdamW(0.01, weight_decay=0.5))
+    result = run(model)
+    named = " ".join(result.switched_off)
+    assert all(word in named for word in ("L2", "activity", "`drop`", "`noise`", "weight decay 0.5"))
+    assert result.findings == []
+    assert (model.layers[1].rate, model.layers[2].stddev, model.optimizer.weight_decay) == (0.9, 0.9, 0.5)
+    assert isinstance(model.layers[0].kernel.regularizer, keras.regularizers.L2)
+
+
+def test_augmentation_is_switched_off():
+    x = RNG.uniform(0, 1, (6, 4, 4, 1)).astype("float32")
+    shift = layers.RandomTranslation(0.9, 0.9, name="shift")
+    model = compiled(keras.Sequential([keras.Input((4, 4, 1)), shift, layers.Flatten(), layers.Dense(1)]), "mse")
+    result = run(model, x, Y[:6])
+    assert result.switched_off == ["`shift` (RandomTranslation)"] and result.passed
+
+
+@pytest.mark.parametrize("samples", [1, 6])
+def test_batch_normalisation_is_not_tested_with_one_sample_alone(samples):
+    result = run(regression(layers.BatchNormalization()), samples=samples)
+    assert [each.name for each in result.findings] == ["batch_normalization"] and result.passed
+    assert result.samples == samples
+
+
+# --- kinds of models, mistakes ------------------------------------------------------------------------------------
+def test_a_model_with_two_outputs_and_a_dictionary_of_losses():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, "tanh")(inputs)
+    outputs = {"a": layers.Dense(1, name="a")(hidden), "b": layers.Dense(3, "softmax", name="b")(hidden)}
+    model = compiled(keras.Model(inputs, outputs), {"a": "mse", "b": "sparse_categorical_crossentropy"})
+    result = run(model, y={"a": Y, "b": LABELS})
+    assert result.passed and result.bound < 0.05
+
+
+def test_a_subclassed_model_that_is_not_built_and_a_generator():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.outer = layers.Dense(16, "tanh"), layers.Dense(1)
+
+        def call(self, inputs):
+            return self.outer(self.inner(inputs))
+
+    batches = ((X[i : i + 10], Y[i : i + 10]) for i in range(0, 40, 10))
+    assert run(compiled(Own(), "mse"), batches, None).passed
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"samples": 0}, "`samples` must be an int >= 1"), ({"seconds": -1}, "`seconds` must lie")],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        run(regression(), **kwargs)
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    with pytest.raises(ValueError, match="`model` must be compiled"):
+        run(keras.Sequential([keras.Input((6,)), layers.Dense(1)]))

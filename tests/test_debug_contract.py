@@ -1,0 +1,199 @@
+"""One row per debugging function (`contract/debug_rows.py`), the contracts that each of them keeps."""
+
+import inspect
+import random
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import tf_tricks
+from tests.contract import refusals
+from tests.contract.debug_rows import DEBUG
+from tf_tricks._backend import BACKEND
+from tf_tricks.debug._result import Result
+
+layers = keras.layers
+FUNCTIONS = {name: getattr(tf_tricks.debug, name) for name in DEBUG}
+WITH_MODEL = sorted(name for name, row in DEBUG.items() if row.takes == "model")
+X = np.random.default_rng(0).normal(size=(48, 4)).astype("float32")
+Y = (X @ np.array([[1.0], [-2.0], [0.5], [0.0]]) + 0.1).astype("float32")
+HISTORY = {"loss": [1.0, 0.6, 0.4, 0.3, 0.25], "val_loss": [1.1, 0.7, 0.5, 0.42, 0.4]}
+
+
+class Subclassed(keras.Model):
+    """Neither functional nor built, with a train_step of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = layers.Dense(8, activation="tanh")
+        self.drop = layers.Dropout(0.2)
+        self.out = layers.Dense(1)
+
+    def call(self, inputs, training=False):
+        return self.out(self.drop(self.hidden(inputs), training=training))
+
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+def functional():
+    inputs = keras.Input((4,))
+    hidden = layers.BatchNormalization()(layers.Dense(8, activation="tanh", kernel_regularizer="l2")(inputs))
+    return keras.Model(inputs, layers.Dense(1)(layers.Dropout(0.2)(hidden)))
+
+
+def several():
+    inputs = {"a": keras.Input((4,), name="a"), "b": keras.Input((4,), name="b")}
+    hidden = layers.Dense(8, activation="tanh")(layers.Concatenate()(list(inputs.values())))
+    return keras.Model(inputs, {"one": layers.Dense(1, name="one")(hidden), "two": layers.Dense(1, name="two")(hidden)})
+
+
+def compiled(model, **options):
+    keras.utils.set_random_seed(3)
+    model.compile(keras.optimizers.Adam(0.01), "mse", metrics=options.pop("metrics", ["mae"]), **options)
+    model.jit_compile = BACKEND == "jax"
+    return model
+
+
+def call(name, model, x=X, y=Y, **arguments):
+    row = DEBUG[name]
+    arguments = {**row.quick, **arguments}
+    if row.takes == "history":
+        return FUNCTIONS[name](HISTORY, **arguments)
+    return FUNCTIONS[name](*([model] if row.takes == "model" else []), x, y, **arguments)
+
+
+def state(model):
+    variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return [(v.path, np.array(keras.ops.convert_to_numpy(v))) for v in variables]
+
+
+def random_numbers():
+    drawn = keras.ops.convert_to_numpy(keras.random.uniform((3,)))
+    return random.random(), np.random.rand(), drawn.tolist()
+
+
+def assert_untouched(model, before, attributes, numbers):
+    after = state(model)
+    assert [path for path, _ in after] == [path for path, _ in before]
+    for (path, a), (_, b) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=path)
+    assert {key: value for key, value in vars(model).items() if key in attributes} == attributes
+    assert random_numbers() == numbers
+
+
+def noted(model):
+    keys = ("stop_training", "history", "train_function", "_jit_compile", "_run_eagerly", "_steps_per_execution")
+    attributes = {key: vars(model)[key] for key in keys if key in vars(model)}
+    keras.utils.set_random_seed(11)
+    numbers = random_numbers()
+    keras.utils.set_random_seed(11)
+    return state(model), attributes, numbers
+
+
+def test_every_function_has_a_row():
+    functions = {name for name in tf_tricks.debug.__all__ if inspect.isfunction(getattr(tf_tricks.debug, name))}
+    assert functions == {*DEBUG, "signal_propagation"}
+
+
+@pytest.mark.parametrize("name", sorted(DEBUG))
+def test_it_works_in_silence_and_returns_a_result_on_one_screen(name, capsys, tmp_path):
+    model = compiled(functional())
+    model.fit(X, Y, verbose=0)
+    before = noted(model)
+    result = call(name, model)
+    assert_untouched(model, *before)
+    assert capsys.readouterr() == ("", "")
+    assert isinstance(result, Result) and isinstance(result.passed, bool)
+    lines = str(result).splitlines()
+    assert 0 < len(lines) <= 40 and max(map(len, lines)) <= 110
+    result.plot(tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 1000
+    title, values = result.series()
+    assert isinstance(title, str) and all(isinstance(float(value), float) for value in values)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_ctrl_c_leaves_the_model_as_it_was(name):
+    model = compiled(functional())
+    model.fit(X, Y, verbose=0)
+    before = noted(model)
+    calls = []
+
+    def interrupt(*arguments):
+        calls.append(1)
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.15)  # somewhere in the middle
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            while True:
+                call(name, model, **({"seconds": 30.0} if "seconds" in DEBUG[name].quick else {}))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert calls == [1]
+    assert_untouched(model, *before)
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_subclassed_model_that_is_not_built_and_a_dataset(name):
+    model = compiled(Subclassed())
+
+    class Data(keras.utils.PyDataset):
+        num_batches = 3
+
+        def __getitem__(self, index):
+            return X[16 * index : 16 * index + 16], Y[16 * index : 16 * index + 16]
+
+    result = call(name, model, Data(), None)
+    assert isinstance(result, Result)
+    assert model.optimizer.iterations == 0 and model.train_function is None
+    model.fit(Data(), verbose=0)
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_several_inputs_and_outputs(name):
+    model = compiled(several(), metrics=None)
+    before = noted(model)
+    assert isinstance(call(name, model, {"a": X, "b": -X}, {"one": Y, "two": 2 * Y}), Result)
+    assert_untouched(model, *before)
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_it_is_deterministic(name):
+    model = compiled(functional())
+    model.fit(X, Y, verbose=0)
+    first, second = (str(call(name, model)) for _ in range(2))
+    if "seconds" not in DEBUG[name].quick:  # what the clock ends is not repeatable
+        assert first == second
+
+
+@pytest.mark.parametrize("name", WITH_MODEL)
+def test_a_model_that_is_not_compiled_is_refused(name):
+    with pytest.raises(ValueError, match="`model` must be compiled"):
+        call(name, functional())
+
+
+@pytest.mark.parametrize("name", sorted(DEBUG))
+def test_every_argument_refuses_something(name):
+    tested = {bad[0] for bad in DEBUG[name].bad} | set(DEBUG[name].any_value)
+    assert tested == set(inspect.signature(FUNCTIONS[name]).parameters)
+
+
+@pytest.mark.parametrize(("name", "argument", "value", "error", "accepted", "others"), refusals.cases(DEBUG))
+def test_a_bad_argument_is_refused(name, argument, value, error, accepted, others):
+    row = DEBUG[name]
+    model = {"model": compiled(functional())} if row.takes == "model" else {}
+    data = {"history": HISTORY} if row.takes == "history" else {"x": X, "y": Y}
+    refusals.check(FUNCTIONS[name], argument, value, error, accepted, {**model, **data, **row.quick, **others})
+
+
+@pytest.mark.parametrize("name", sorted(DEBUG))
+def test_the_docstring_has_its_sections(name):
+    sections = ("Args:", "Returns:", "Raises:", "Example:", *(["Reference:"] if DEBUG[name].reference else []))
+    assert [section for section in sections if section not in FUNCTIONS[name].__doc__] == []

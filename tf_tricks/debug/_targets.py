@@ -1,0 +1,157 @@
+"""What a compiled loss asks of the outputs: the kind of each output, its best predictions, its accuracy."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+SURE = 0.01  # how far the predictions that count as right are from the best ones: probability, or share of the spread
+
+_KINDS = {
+    "sparsecategoricalcrossentropy": "sparse",
+    "categoricalcrossentropy": "categorical",
+    "categoricalfocalcrossentropy": "categorical",
+    "binarycrossentropy": "binary",
+    "binaryfocalcrossentropy": "binary",
+    "kldivergence": "categorical",
+    "meansquarederror": "regression",
+    "meanabsoluteerror": "regression",
+    "meanabsolutepercentageerror": "regression",
+    "meansquaredlogarithmicerror": "regression",
+    "huber": "regression",
+    "logcosh": "regression",
+    "poisson": "regression",
+}
+
+
+@dataclasses.dataclass
+class Target:
+    """One output and what its loss wants there.
+
+    Attributes:
+        kind: "sparse", "categorical", "binary", "regression", or None for a loss that says nothing about it.
+        y: array, the targets in the shape of the predictions (integer labels without the axis of the classes).
+        shape: tuple, of the predictions, samples first.
+        from_logits: bool. smoothing: float, the loss's `label_smoothing`.
+    """
+
+    kind: str | None
+    y: np.ndarray
+    shape: tuple
+    from_logits: bool = False
+    smoothing: float = 0.0
+
+    def probabilities(self):
+        """The targets as the probabilities that the loss wants: smoothed, one-hot where they are integers."""
+        units = self.shape[-1]
+        if self.kind == "binary":
+            return self.y * (1 - self.smoothing) + 0.5 * self.smoothing
+        hot = np.eye(units)[self.y.astype("int64").clip(0, units - 1)] if self.kind == "sparse" else self.y
+        return hot * (1 - self.smoothing) + self.smoothing / units
+
+    def spread(self):
+        """float, the targets' standard deviation; for one sample their magnitude."""
+        deviation = float(np.std(self.y, dtype="float64"))
+        return deviation if deviation > 0 else float(np.sqrt(np.mean(np.square(self.y, dtype="float64"))))
+
+    def nearly_best(self):
+        """The predictions that the bound of the loss belongs to."""
+        if self.kind in ("regression", None):
+            return (self.y + SURE * self.spread()).astype("float32")
+        other = 0.5 if self.kind == "binary" else 1 / self.shape[-1]
+        return self._outputs((1 - SURE) * self.probabilities() + SURE * other)
+
+    def mean(self):
+        """The predictions that know the targets' mean and nothing about the samples."""
+        wanted = self.y if self.kind in ("regression", None) else self.probabilities()
+        mean = np.broadcast_to(np.mean(wanted, axis=0, keepdims=True, dtype="float64"), wanted.shape)
+        return mean.astype("float32") if self.kind in ("regression", None) else self._outputs(mean)
+
+    def clipped(self, low, high):
+        """The best predictions of an output that cannot leave [low, high]; None is no limit."""
+        return np.clip(self.y, low, high).astype("float32")
+
+    def accuracy(self, predictions):
+        """float in [0, 1], or None for a regression."""
+        if self.kind in ("regression", None):
+            return None
+        if self.kind == "binary":
+            right = (predictions > (0.0 if self.from_logits else 0.5)) == (self.y > 0.5)
+        else:
+            labels = self.y if self.kind == "sparse" else np.argmax(self.y, -1)
+            right = np.argmax(predictions, -1) == labels
+        return float(np.mean(right))
+
+    def _outputs(self, probabilities):
+        p = np.clip(probabilities, 1e-7, 1 - 1e-7)
+        if self.from_logits:
+            p = np.log(p) - np.log1p(-p) if self.kind == "binary" else np.log(p)
+        return p.astype("float32")
+
+
+def targets(model, y, predictions):
+    """A `Target` for each output; None if the targets do not match the outputs one by one.
+
+    Args:
+        model: a compiled keras.Model. y: its targets. predictions: its outputs as arrays.
+    """
+    outputs, wanted = keras.tree.flatten(predictions), _as_outputs(model, y, predictions)
+    losses = _losses(model, predictions, len(outputs))
+    if wanted is None or len(wanted) != len(outputs) or any(each is None for each in wanted):
+        return None
+    found = [_target(*each) for each in zip(losses, wanted, outputs, strict=True)]
+    return None if any(each is None for each in found) else found
+
+
+def _target(loss, y, output):
+    kind, config = loss_kind(loss)
+    y = np.asarray(y)
+    if kind == "sparse":
+        y = y.reshape(output.shape[:-1]) if y.size * output.shape[-1] == output.size else None
+    else:
+        y = y.astype("float64").reshape(output.shape) if y.size == output.size else None
+    if y is None:
+        return None
+    smoothing = float(config.get("label_smoothing") or 0.0)
+    return Target(kind, y, output.shape, bool(config.get("from_logits", False)), smoothing)
+
+
+def loss_kind(loss):
+    """(kind, configuration) of a loss as `compile` takes it; (None, {}) for one that is not Keras's."""
+    if loss is None:
+        return None, {}
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else getattr(loss, "__name__", "")
+    kind = _KINDS.get(name.lower().replace("_", ""))
+    config = loss.get_config() if kind and isinstance(loss, keras.losses.Loss) else {}
+    return kind, config
+
+
+def _losses(model, predictions, count):
+    loss = getattr(model, "loss", None)
+    if isinstance(loss, dict):
+        names = sorted(predictions) if isinstance(predictions, dict) else getattr(model, "output_names", [])
+        found = [loss.get(name) for name in names]
+    elif isinstance(loss, (list, tuple)):
+        found = keras.tree.flatten(loss)
+    else:
+        found = [loss] * count
+    return found if len(found) == count else [None] * count
+
+
+def _as_outputs(model, y, predictions):
+    """The targets in the order of the flat outputs."""
+    if y is None:
+        return None
+    if isinstance(y, dict):
+        names = sorted(predictions) if isinstance(predictions, dict) else getattr(model, "output_names", [])
+        return [y.get(name) for name in names]
+    return keras.tree.flatten(y)
+
+
+def accuracy(found, predictions):
+    """The mean accuracy of the outputs that classify, or None."""
+    pairs = zip(found or [], keras.tree.flatten(predictions), strict=False)
+    shares = [share for target, output in pairs if (share := target.accuracy(output)) is not None]
+    return float(np.mean(shares)) if shares else None
