@@ -1,6 +1,7 @@
 """One row per debugging function (`contract/debug_rows.py`), the contracts that each of them keeps."""
 
 import inspect
+import pathlib
 import random
 import signal
 
@@ -96,6 +97,12 @@ def noted(model):
 def test_every_function_has_a_row():
     functions = {name for name in tf_tricks.debug.__all__ if inspect.isfunction(getattr(tf_tricks.debug, name))}
     assert functions == {*DEBUG, "signal_propagation"}
+
+
+def test_no_function_sets_the_seeds_of_the_process():
+    """`set_random_seed` changes what nothing can read and put back: TensorFlow's and Keras's global seeds."""
+    folder = pathlib.Path(tf_tricks.debug.__file__).parent
+    assert [path.name for path in folder.glob("*.py") if ".set_random_seed(" in path.read_text("utf-8")] == []
 
 
 @pytest.mark.parametrize("name", sorted(DEBUG))

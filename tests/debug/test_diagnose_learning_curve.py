@@ -139,6 +139,13 @@ def test_not_converged_is_no_matter_when_the_loss_is_a_thousandth_of_its_start()
     assert "not_converged" in names({"loss": np.exp(-T / 20.0)})
 
 
+def test_not_converged_is_silent_where_a_schedule_is_over():
+    loss = np.exp(-T / 20.0)
+    cosine = 0.5 * (1 + np.cos(np.pi * T / T[-1]))
+    assert "not_converged" not in names({"loss": loss, "learning_rate": cosine})
+    assert "not_converged" in names({"loss": loss, "learning_rate": np.full(len(T), 0.1)})
+
+
 def test_plateau_between_two_descents_and_at_the_end():
     steps = 1.0 / (1 + np.exp((T - 8) / 1.5)) + 1.0 / (1 + np.exp((T - 45) / 1.5)) + 0.2
     finding = diagnose_learning_curve({"loss": steps * jitter(size=0.002)}).named("plateau")

@@ -192,3 +192,12 @@ def test_mistakes():
         quick(bare, batch_size=1)
     with pytest.raises(ValueError, match="`x` must be finite"):
         quick(compiled(sequential(HE)), np.full_like(X, np.nan))
+
+
+def test_of_a_trained_model_it_is_a_remark():
+    model = compiled(sequential(1.0))
+    assert not quick(model).passed
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(100)
+    result = quick(model)
+    assert result.passed and "no word on their initialisation" in result.findings[0].text

@@ -93,11 +93,16 @@ def underfitting(curve):
     )
 
 
+def _schedule_is_over(curve):
+    """Has a schedule brought the rate down to next to nothing? Then more epochs of it bring nothing."""
+    return curve.rate is not None and 0 <= float(curve.rate[-1]) < 0.05 * float(np.max(curve.rate))
+
+
 def not_converged(curve):
     """Another half of the epochs would lower the loss noticeably."""
     on_val = len(curve.val) >= 2 * FEWEST
     series = curve.val if on_val else curve.loss
-    if len(series) < 2 * FEWEST or overfitting(curve) or learning_rate_too_low(curve):
+    if len(series) < 2 * FEWEST or overfitting(curve) or learning_rate_too_low(curve) or _schedule_is_over(curve):
         return None
     low, sigma = tail_median(series), noise(series)
     done = curve.loss.min() > 0 and low < 1e-3 * series[0]

@@ -53,7 +53,6 @@ class FirstSteps:
 
     def _begin(self):
         self.loan.reset()
-        keras.utils.set_random_seed(self.seed)
         return self.data.batches(self.batch_size, self.seed)
 
     def _report(self, done):

@@ -78,8 +78,7 @@ def duplicate_columns(name, array):
     return Finding(
         "duplicate_columns",
         f"`{name}`: {len(found)} of {array.shape[1]} columns repeat another one ({shown}): counted twice, learned "
-        "twice "
-        "as fast.",
+        "twice as fast.",
         is_fault=False,
         evidence={"pairs": found},
     )
@@ -98,8 +97,8 @@ def not_scaled(name, array, arriving=None, layer=None):
     if _is_raw_picture(array, seen):
         text = (
             f"`{name}` holds whole numbers from {array.min():g} to {array.max():g} that nobody scales: root mean "
-            "square "
-            f"{_rms(seen):.3g}{where}. Divide by 255, or begin the model with `keras.layers.Rescaling(1 / 255)`."
+            f"square {_rms(seen):.3g}{where}. Divide by 255, or begin the model with `keras.layers.Rescaling(1 / "
+            "255)`."
         )
         evidence = {"maximum": float(array.max()), "rms": _rms(seen)}
         return Finding("images_not_scaled", text, arriving is not None, evidence)
@@ -113,8 +112,7 @@ def not_scaled(name, array, arriving=None, layer=None):
         worst = int(np.argmax(rms))
         text = (
             f"`{name}`: {_list('column', large)} of {columns.shape[1]} {_are(large)} far from unit scale (column "
-            f"{worst}: "
-            f"mean {columns[:, worst].mean():.3g}, stddev {stddev[worst]:.3g}){where}. {advice}"
+            f"{worst}: mean {columns[:, worst].mean():.3g}, stddev {stddev[worst]:.3g}){where}. {advice}"
         )
         return Finding("not_scaled", text, arriving is not None, evidence)
     free = np.flatnonzero((stddev > 0) & ~_two_valued(columns))
@@ -185,8 +183,7 @@ def leakage(train_keys, validation_keys):
     return Finding(
         "leakage",
         f"{len(pairs)} of {len(validation_keys)} validation samples ({100 * share:.3g} %) are in the training data, "
-        "too "
-        f"(training = validation: {shown}); within the training data {100 * natural:.3g} % repeat another. The "
+        f"too (training = validation: {shown}); within the training data {100 * natural:.3g} % repeat another. The "
         "validation loss flatters: drop them.",
         is_fault=is_fault,
         evidence={"pairs": pairs, "share": share, "natural": natural},

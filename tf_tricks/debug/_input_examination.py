@@ -125,8 +125,7 @@ class Examination:
             shapes = f"{_dims(leaves[0][1])} against outputs of {_dims(outputs[0])}"
             text = (
                 f"`y` of shape {shapes} is broadcast in the loss of the model: it is {both[0]:.4g}, and {both[1]:.4g} "
-                "with "
-                "targets in the shape of the outputs. Give `y` that shape."
+                "with targets in the shape of the outputs. Give `y` that shape."
             )
             self._add(Finding("broadcast", text, evidence={"loss": both[0], "loss_in_shape": both[1]}))
 
@@ -165,12 +164,11 @@ class Examination:
         self.dependence = found
         if found.p_value > INDEPENDENT:
             text = (
-                f"The labels look shuffled: neither neighbours, a ridge regression nor single columns fit them better "
-                "than "
-                f"permuted labels (correlation {found.score:.3f} by {found.learner}, {found.chance:.3f} +- "
+                "The labels look shuffled: neither neighbours, a ridge regression nor single columns fit them better "
+                f"than permuted labels (correlation {found.score:.3f} by {found.learner}, {found.chance:.3f} +- "
                 f"{found.chance_stddev:.3f} for permuted ones, p = {found.p_value:.2f}). Look at a few samples with "
-                "their "
-                "labels: were `x` and `y` shuffled, sorted or filtered apart? Otherwise the relation is a subtle one."
+                "their labels: were `x` and `y` shuffled, sorted or filtered apart? Otherwise the relation is a "
+                "subtle one."
             )
             self._add(Finding("labels_independent", text, evidence=found._asdict()))
 

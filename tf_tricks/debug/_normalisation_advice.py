@@ -1,5 +1,6 @@
 """What two models say that differ in their normalisation only."""
 
+import dataclasses
 import math
 
 from tf_tricks.debug._first_steps import diverges, is_finite
@@ -8,10 +9,22 @@ from tf_tricks.debug.signal_propagation import gradient_drift, signal_drift
 
 _WORDS = {"explodes": "exploding", "vanishes": "vanishing"}
 _ADVICE = "Initialise with the right variance (`HeNormal` for ReLU, `LSUV` for any), then see if it is still needed."
+_TRAINED = "The weights are trained, so this is no word on their initialisation: look at a new model for that."
 
 
-def advice(result):
-    """List of `Finding`s of a `WithoutBatchNorm`, whose own are not looked at."""
+def advice(result, trained=False):
+    """List of `Finding`s of a `WithoutBatchNorm`, whose own are not looked at; of a trained model they are remarks."""
+    found = _advice(result)
+    if not trained:
+        return found
+    # Trained weights may rely on their normalisation: that says nothing of how they were initialised.
+    return [
+        dataclasses.replace(each, text=each.text.replace(_ADVICE, _TRAINED), is_fault=each.name == "unhealthy")
+        for each in found
+    ]
+
+
+def _advice(result):
     own = [signal_drift(result.original.rows), gradient_drift(result.original.rows)]
     broken = next((i for i, step in enumerate(result.original_steps) if not is_finite(step)), None)
     found = []
@@ -32,8 +45,7 @@ def advice(result):
     elif diverges(result.bare_steps) and not diverges(result.original_steps) and broken is None:
         text = (
             "Without batch normalisation the signal is in order, but the first steps diverge at this rate: the loss "
-            "went "
-            f"from {result.bare_steps[0].loss:.3g} to {result.bare_steps[-1].loss:.3g} (with it: to "
+            f"went from {result.bare_steps[0].loss:.3g} to {result.bare_steps[-1].loss:.3g} (with it: to "
             f"{result.original_steps[-1].loss:.3g}). The rate is one that only a normalised network stands."
         )
         found.append(Finding("needs_batch_norm", text, False, _step_evidence(result)))

@@ -59,10 +59,9 @@ def _helpful_drop(curve):
         if stood and before - after > max(0.1 * curve.level(before), 3 * curve.noise):
             return Finding(
                 "learning_rate_too_high",
-                f"Before epoch {curve.epoch(i)} the rate was too high to go lower: the loss stood at {before:.4g}, and "
-                "fell "
-                f"to {after:.4g} when the rate dropped from {curve.rate[i - 1]:.2g} to {curve.rate[i]:.2g}. An earlier "
-                "drop saves time; another one may help.",
+                f"Before epoch {curve.epoch(i)} the rate was too high to go lower: the loss stood at {before:.4g}, "
+                f"and fell to {after:.4g} when the rate dropped from {curve.rate[i - 1]:.2g} to {curve.rate[i]:.2g}. "
+                "An earlier drop saves time; another one may help.",
                 is_fault=False,
                 evidence={"epoch": curve.epoch(i), "before": before, "after": after},
             )
@@ -86,8 +85,7 @@ def learning_rate_too_low(curve):
         "learning_rate_too_low",
         f"From epoch {curve.epoch(0)} to the end{_at(curve, 0)} the training loss falls along a straight line, from "
         f"{start:.4g} to {end:.4g} (bend: {100 * bend / fall:.0f} % of the fall): the rate is too low. Try ten times "
-        "as "
-        "much, or `find_learning_rate`.",
+        "as much, or `find_learning_rate`.",
         evidence={"epoch": curve.epoch(0), "start": start, "end": end, "bend": bend},
     )
 
@@ -111,12 +109,10 @@ def _frozen(curve):
         return None
     return Finding(
         "learning_rate_too_low",
-        f"The rate decays too fast: the training loss was still falling by {per_epoch:.2g} an epoch when the rate came "
-        "to "
-        f"{curve.rate[at]:.2g} at epoch {curve.epoch(at)}, a tenth of its {curve.rate[top]:.2g}; in the {rest} epochs "
-        "since "
-        f"it only went from {then:.4g} to {end:.4g}. Keep the rate up, and drop it for the last epochs "
-        "(`FinalLearningRateDrop`).",
+        f"The rate decays too fast: the training loss was still falling by {per_epoch:.2g} an epoch when the rate "
+        f"came to {curve.rate[at]:.2g} at epoch {curve.epoch(at)}, a tenth of its {curve.rate[top]:.2g}; in the "
+        f"{rest} epochs since it only went from {then:.4g} to {end:.4g}. Keep the rate up, and drop it for the last "
+        "epochs (`FinalLearningRateDrop`).",
         evidence={"epoch": curve.epoch(at), "then": then, "end": end, "per_epoch": per_epoch},
     )
 

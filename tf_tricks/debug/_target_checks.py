@@ -57,15 +57,13 @@ def wrong_encoding(name, y, units, kind, rank):
     if kind in (*SPARSE, *CATEGORICAL) and units == 1:
         text = (
             f"`{name}`: a cross-entropy over classes needs an output unit for each, and there is one: a softmax over "
-            "one "
-            'unit is always 1. For two classes use a sigmoid with "binary_crossentropy".'
+            'one unit is always 1. For two classes use a sigmoid with "binary_crossentropy".'
         )
         return Finding("one_unit", text, evidence={"units": units})
     if kind in SPARSE and y.ndim == rank and y.shape[-1] > 1 and is_one_hot(y):
         text = (
-            f"`{name}` of shape {_shape(y)} is one-hot, and the loss takes integers: use \"categorical_crossentropy\" "
-            "or "
-            "`np.argmax(y, axis=-1)`."
+            f'`{name}` of shape {_shape(y)} is one-hot, and the loss takes integers: use "categorical_crossentropy" '
+            "or `np.argmax(y, axis=-1)`."
         )
         return Finding("one_hot_targets", text, evidence={"shape": y.shape})
     if kind in CATEGORICAL and is_integer(y) and (y.ndim < rank or (y.shape[-1] == 1 and units > 1)):
@@ -99,8 +97,7 @@ def out_of_range(name, y, units, kind, ignore_class=None):
     return Finding(
         "labels_out_of_range",
         f"`{name}`: {int(wrong.sum())} labels ({shown}{', ...' if len(bad) > 5 else ''}) are out of range; the loss "
-        "takes "
-        f"{limits}. {advice}",
+        f"takes {limits}. {advice}",
         evidence={"labels": bad.tolist(), "count": int(wrong.sum()), "units": units},
     )
 
@@ -118,10 +115,9 @@ def class_balance(name, y):
     share = counts.max() / counts.sum()
     return Finding(
         "imbalance",
-        f"`{name}`: class {rare:g} has {counts.min()} samples, class {frequent:g} has {counts.max()}. Always answering "
-        f"{frequent:g} has an accuracy of {100 * share:.1f} %: watch another metric (AUC, F1), and try `class_weight` "
-        "or "
-        "`PriorBias`.",
+        f"`{name}`: class {rare:g} has {counts.min()} samples, class {frequent:g} has {counts.max()}. Always "
+        f"answering {frequent:g} has an accuracy of {100 * share:.1f} %: watch another metric (AUC, F1), and try "
+        "`class_weight` or `PriorBias`.",
         is_fault=False,
         evidence={"classes": classes.tolist(), "counts": counts.tolist()},
     )
@@ -140,8 +136,7 @@ def target_scale(name, y, kind):
     return Finding(
         "target_scale",
         f"`{name}` has mean {mean:.3g} and stddev {stddev:.3g}, while a new model gives numbers near 0: it takes long "
-        "to "
-        "get there. Standardise the targets, or several orders of magnitude by a logarithm.",
+        "to get there. Standardise the targets, or several orders of magnitude by a logarithm.",
         is_fault=False,
         evidence={"mean": mean, "stddev": stddev},
     )

@@ -126,7 +126,7 @@ def without_batch_norm(
         batch_size: int >= 2; of a dataset the first samples are put together to batches of that size.
         steps: int >= 1, training steps of each of the two.
         seconds: float > 0 or None, after which no further step is made.
-        seed: int >= 0, of dropout, and of the choice among arrays.
+        seed: int >= 0, of the choice among arrays and of their order.
         verbose: 0: silent; 1: a progress bar.
     Returns:
         A `WithoutBatchNorm`; `print` it, or `.plot()` it.
@@ -173,7 +173,7 @@ def without_batch_norm(
     names = [layer.name for layer in normalisations]
     bare = original.without_batch_norm or original  # those that are taken out may take no part
     result = WithoutBatchNorm([], names, original, bare, original_steps, bare_steps, bad, report)
-    result.findings += advice(result)
+    result.findings += advice(result, trained=int(model.optimizer.iterations) > 0)
     return result
 
 

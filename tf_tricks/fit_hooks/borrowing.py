@@ -45,7 +45,7 @@ def borrowed(model, x, y=None, sample_weight=None):
     Yields:
         A `Loan`.
     """
-    state, legacy = random_state.take(), np.random.get_state()
+    state = _RandomState()
     try:
         if not all(layer.built for layer in [model, *model.layers]):
             before = _Values(model)
@@ -58,10 +58,7 @@ def borrowed(model, x, y=None, sample_weight=None):
         finally:
             before.put_back()
     finally:
-        random_state.put_back(state)
-        if state["keras"] is None:
-            random_state.forget_keras_global()
-        np.random.set_state(legacy)
+        state.put_back()
 
 
 class Loan:
@@ -83,7 +80,7 @@ class Loan:
             if BACKEND == "tensorflow":
                 model.jit_compile = False
             self._build(batch)
-        self._start = _Values(model)
+        self._start, self._random = _Values(model), _RandomState()
 
     def forget_steps(self):
         """Have Keras trace the model anew: call it after a change that the next step shall see."""
@@ -91,8 +88,9 @@ class Loan:
             object.__setattr__(self.model, name, None)
 
     def reset(self):
-        """Give all variables (weights, optimizer, metrics, seeds) the values that they had at the begin of the loan."""
+        """Give all variables and random generators the values that they had at the begin of the loan."""
         self._start.put_back()
+        self._random.put_back()
 
     def step(self, x, y=None, sample_weight=None):
         """One step of training on a batch, by the model's own `train_step`; returns the loss before the update."""
@@ -128,6 +126,19 @@ class Loan:
                 self.model.optimizer.build(self.model.trainable_variables)
 
 
+class _RandomState:
+    """The states of all random generators of the process."""
+
+    def __init__(self):
+        self._state, self._legacy = random_state.take(), np.random.get_state()
+
+    def put_back(self):
+        random_state.put_back(self._state)
+        if self._state["keras"] is None:
+            random_state.forget_keras_global()
+        np.random.set_state(self._legacy)
+
+
 class _Values:
     """The values of all variables that hang on a model, on the host, and whether each is trained and regularised."""
 
@@ -135,6 +146,8 @@ class _Values:
         found = [each for each in reachable(model, _HOLDERS, _VARIABLES) if isinstance(each, _VARIABLES)]
         inside = {id(each.value) for each in found if isinstance(each, keras.Variable)}  # Torch's own parameters
         self._kept = [(each, _read(each), *_settings(each)) for each in found if id(each) not in inside]
+        # An experiment leaves its last gradient on Torch's parameters, as large as the model.
+        self._grads = [(each, each.grad) for each in found if torch and isinstance(each, torch.Tensor)]
 
     def put_back(self):
         for variable, value, regularizer, trainable in self._kept:
@@ -144,6 +157,8 @@ class _Values:
                 if variable.trainable != trainable:
                     variable.trainable = trainable
             _write(variable, value)
+        for parameter, grad in self._grads:
+            parameter.grad = grad
 
 
 def _as_in_fit(array):

@@ -3,6 +3,7 @@
 States are plain trees of ints, strings and NumPy arrays, as `checkpoints.packing` takes them.
 """
 
+import contextlib
 import gc
 import random
 import sys
@@ -48,6 +49,30 @@ def put_back(state, python=True):
             if context._seed != state["tensorflow_seed"]:
                 tf.random.set_seed(state["tensorflow_seed"])
             context._rng.setstate(_tuples(state["tensorflow_seeds"]))
+
+
+@contextlib.contextmanager
+def unchanged(owner=None):
+    """Draw what you like; afterwards all generators are where they were, also after an exception.
+
+    Args:
+        owner: an object with generators of its own, among its attributes or, of a DataLoader, its samplers; or None.
+    """
+    state, legacy = take(), np.random.get_state()
+    loaded = sys.modules.get("torch")  # whatever the backend: a DataLoader shuffles with it
+    order = None if loaded is None else loaded.get_rng_state()
+    own = LoaderSeeds(owner) if hasattr(owner, "batch_sampler") else OwnGenerators(owner)
+    seeds = own.take()
+    try:
+        yield
+    finally:
+        own.put_back(seeds)
+        put_back(state)
+        if state["keras"] is None:
+            forget_keras_global()
+        np.random.set_state(legacy)
+        if order is not None:
+            loaded.set_rng_state(order)
 
 
 def host():

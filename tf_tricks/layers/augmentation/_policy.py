@@ -27,6 +27,9 @@ class Policy(AugmentationLayer):
         interpolation, fill_mode, fill_value, bounding_box_format: as in `GeometricAugmentation`.
     """
 
+    widens = True
+    by_image = True  # so that what a turn of the loop writes is finished: a quarter of the memory, for bytes
+
     # What `_warp.Warp` asks a layer that moves pixels.
     projective, exact, looks_outside, min_visibility, keypoint_pairs = False, False, True, 0.0, ()
 
@@ -109,10 +112,10 @@ class Policy(AugmentationLayer):
                 f"{type(self).__name__}: images must have 1 or 3 channels. Received: {images.shape[-1]} channels"
             )
         if self.num_ops == 0:
-            return images
+            return xp.cast(images, "float32")
         if xp is OPS and BACKEND == "torch":
             return self._grouped(images, parameters)
-        return _loops.one_by_one(xp, self._one, images, parameters, self.compute_dtype)
+        return _loops.one_by_one(xp, self._one, images, parameters, "float32")
 
     def transform_others(self, xp, others, parameters, size):
         return self._warp.others(xp, others, parameters["matrix"], size)
@@ -141,8 +144,7 @@ class Policy(AugmentationLayer):
             return xp.switch(xp.take(steps, number, axis=1)[0], self._branches(xp), pixels, amount, matrix)
 
         # A loop: to compile one choice after another takes XLA ten seconds.
-        pixels = _loops.repeat(xp, self.num_ops, step, xp.cast(image, "float32"))
-        return self._finish(xp, pixels)
+        return _loops.repeat(xp, self.num_ops, step, xp.cast(image, "float32"))
 
     def _grouped(self, images, parameters):
         """On Torch: the images that drew the same operation together."""

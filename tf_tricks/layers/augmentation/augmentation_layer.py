@@ -47,7 +47,7 @@ class AugmentationLayer(keras.layers.Layer):
         self._generator = keras.random.SeedGenerator(self.seed)
         self._counter = None  # of the calls in tf.data with JAX or Torch, which cannot count there
         self._draw = Compiled(self._draw_all)
-        self._passes = {}  # image by image or not -> see `_plan`
+        self._passes = {}  # see `_plan`; TensorFlow saves no model with a dict whose keys are not strings
 
     # --- what a subclass says ------------------------------------------------------------------------------------
 
@@ -134,14 +134,17 @@ class AugmentationLayer(keras.layers.Layer):
         )
 
     def at_rest(self, xp, images, others):
-        """(images, others) when nothing is to be augmented; the images are `(batch, height, width, channels)`."""
-        return self._finish(xp, images), others
+        """(images, others) when nothing is to be augmented; the images are `(batch, height, width, channels)`.
+
+        The dtype of the images comes after: that of a member of a composition plays no part.
+        """
+        return images, others
 
     def _unchanged(self, xp, images, others):
         if type(self).at_rest is AugmentationLayer.at_rest:
             return self._finish(xp, images), others  # whatever the order of the axes
         images, others = self.at_rest(xp, self._channels_last(xp, images), others)
-        return self._as_given(xp, images), others
+        return self._as_given(xp, self._finish(xp, images)), others
 
     def _draw_all(self, xp, images, key):
         # Two layers with the same seed, of different classes, are not to draw the same numbers.
@@ -154,7 +157,8 @@ class AugmentationLayer(keras.layers.Layer):
 
     def _plan(self, in_turns):
         """List of (how many stages, what runs them in one pass); None: a stage that is not ours to compile."""
-        if in_turns not in self._passes:
+        kind = "in turns" if in_turns else "together"
+        if kind not in self._passes:
             groups = []
             for stage in self.stages():
                 alone = not in_turns or hasattr(stage, "run") or stage.mixes_images
@@ -173,8 +177,8 @@ class AugmentationLayer(keras.layers.Layer):
                 for k, stage in enumerate(stages):
                     ends = (i == 0 and k == 0, i == last and k == len(stages) - 1)
                     plan.append((1, Compiled(self._pass_of(stage, *ends))))
-            self._passes[in_turns] = plan
-        return self._passes[in_turns]
+            self._passes[kind] = plan
+        return self._passes[kind]
 
     # The order of the axes and the dtype change within the pass, where XLA has them for nothing.
 
@@ -197,7 +201,7 @@ class AugmentationLayer(keras.layers.Layer):
             for transform, mine in zip(others, parameters, strict=False):
                 images = _loops.settled(xp, functools.partial(transform, images, mine))
             images = last(images, parameters[len(others)])
-            return self._as_given(xp, self._finish(xp, images)) if is_last else images
+            return self._as_given(xp, self._finish(xp, images)) if is_last else xp.cast(images, "float32")
 
         def one_pass(xp, images, parameters):
             mine, number = parameters

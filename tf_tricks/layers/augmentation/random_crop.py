@@ -75,7 +75,7 @@ class Cropping(GeometricAugmentation):
         return result if is_dict else result["images"]
 
     def _rest(self, xp, images, parameters):
-        return self._finish(xp, self.transform(xp, images, parameters))
+        return self.transform(xp, images, parameters)
 
     def get_config(self):
         return {**super().get_config(), "height": self.height, "width": self.width}
