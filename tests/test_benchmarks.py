@@ -146,7 +146,7 @@ def test_the_summary_of_the_augmentation_benchmark_compares_rows_with_targets(mo
         ("graph, float32, 224: pipeline of six, one matrix", ">= 15 x", "14.0", "missed"),
         ("graph, float32, 224: gaussian noise", ">= 15 x", "16.0", "met"),
         ("graph, float32, 224: median over the layers", ">= 5 x", "14.0", "met"),
-        ("graph, float32, 224: slowest beside Keras's, flip", ">= 1 x", "0.50", "missed"),
+        ("graph, float32, 224: slowest beside Keras's, flip", ">= 1 x, within 5 %", "0.50", "missed"),
         ("graph, float32, 224: longest first call, flip", "< 5 s", "6.0", "missed"),
         ("graph, float32, 224: most memory, pipeline of six, one matrix", "<= 3 batches", "4.0", "missed"),
         ("XLA, float32, 224: pipeline of six, one matrix", ">= 15 x Keras's graph", "17.5", "met"),
@@ -158,7 +158,7 @@ def test_the_summary_of_the_augmentation_benchmark_compares_rows_with_targets(mo
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="the system does not say")
 def test_the_peak_of_the_augmentation_benchmark_is_what_a_call_needs(monkeypatch):
-    module = load("augmentation", monkeypatch)
+    module = load("augmentation_measuring", monkeypatch)
     if module.BACKEND == "tensorflow":
         import tensorflow as tf
 
@@ -176,6 +176,15 @@ def test_every_case_of_the_augmentation_benchmark_can_be_made(monkeypatch):
     for make_ours, make_keras in module.CASES.values():
         assert make_ours(32, "uint8").compute_dtype == "uint8"
         assert callable(make_keras(32, "float32"))
+
+
+def test_keras_s_noise_takes_bytes_by_way_of_float32(monkeypatch):
+    measuring, cases = load("augmentation_measuring", monkeypatch), load("augmentation", monkeypatch).CASES
+    layer = measuring.by_way_of_float32(cases["gaussian noise"][1])(8, "uint8")
+    x = np.random.default_rng(0).integers(20, 200, (2, 8, 8, 3)).astype("uint8")
+    changed = keras.ops.convert_to_numpy(layer(keras.ops.convert_to_tensor(x), training=True))
+    assert changed.dtype == "uint8"
+    assert np.abs(changed.astype(int) - x).max() <= 1  # a standard deviation of 0.1
 
 
 @pytest.mark.skipif(

@@ -1,13 +1,16 @@
 """Every check on data with the fault planted, and on a healthy twin; scikit-learn's data stays silent."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
 from sklearn import datasets
 
-from tf_tricks.debug import check_inputs
+from tf_tricks.debug import _input_checks, check_inputs
 from tf_tricks.debug._axes_order import orders, read_as, roughness
-from tf_tricks.debug._input_checks import row_keys
+from tf_tricks.debug._equal_samples import row_keys
+from tf_tricks.debug._input_checks import column_numbers, columns_of
 from tf_tricks.debug._label_dependence import dependence
 from tf_tricks.debug._target_checks import aligned, loss_kind
 
@@ -222,6 +225,27 @@ class Reshaped(keras.Model):
         return self.dense(self.pool(self.conv(self.reshape(x))))
 
 
+def test_pictures_of_huge_numbers():
+    pictures = smooth_pictures(width=16)
+    y = pictures.mean(axis=(1, 2, 3))
+    shape = pictures.shape[1:]
+    huge = 1.4e8 * pictures
+    model = mlp(1, None, "mse", shape, first=[layers.Conv2D(2, 3)])
+    finding = quick(huge, y, model).named("images_not_scaled")
+    assert finding.is_fault and finding.evidence["rms"] == pytest.approx(np.sqrt(np.mean(huge[:64] ** 2)), rel=1e-3)
+    assert not quick(huge).named("images_not_scaled").is_fault
+    scaled = mlp(1, None, "mse", shape, first=[layers.Rescaling(1 / 1.4e8), layers.Conv2D(2, 3)])
+    assert names(huge, y, scaled) == names(pictures, y, model) == []
+    assert names(255 * pictures - [104.0, 117.0, 124.0], y, model) == []  # as VGG and ResNet take them
+
+
+def test_bfloat16_hides_nothing():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, "softmax", dtype="mixed_bfloat16")])
+    model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=False)
+    assert quick(1000 * X, CLASSES, model).named("not_scaled").is_fault
+    assert names(X, CLASSES, model) == []
+
+
 @pytest.mark.parametrize("by_layer", [True, False])
 def test_a_reshape_that_scrambles_the_axes(by_layer):
     pictures = smooth_pictures()
@@ -370,6 +394,18 @@ def test_classes_that_occur_in_validation_only():
     assert names(X[:150], CLASSES[:150], None, (X[150:], CLASSES[150:])) == []
 
 
+def test_counts_are_no_classes():
+    counts = np.random.default_rng(0).poisson(np.exp(1 + 0.5 * X[:, 0]))
+    y, other = np.minimum(counts[:150], 8), np.append(counts[150:], 9)
+    x_other = np.append(X[150:], X[:1] + 0.1, axis=0)
+    finding = quick(X[:150], y, None, (x_other, other)).named("unknown_classes")
+    assert not finding.is_fault and "whole numbers" in finding.text
+    for loss in ("mse", "poisson"):
+        assert names(X[:150], y, mlp(1, "exponential", loss), (x_other, other)) == []
+    result = quick(X[:150], y, mlp(20), (x_other, other))
+    assert result.named("unknown_classes").is_fault and "classes 9 occur" in result.named("unknown_classes").text
+
+
 def test_leakage():
     validation = np.concatenate([X[150:], X[:10]]).astype("float64")
     labels = np.concatenate([CLASSES[150:], CLASSES[:10]])
@@ -378,6 +414,59 @@ def test_leakage():
     coarse, y = RNG.integers(0, 2, (N, 3)), CLASSES
     result = quick(coarse[:150], y[:150], None, (coarse[150:], y[150:]))
     assert not result.named("leakage").is_fault
+
+
+# --- more samples than are looked at by statistics --------------------------------------------------------------------
+
+
+def test_nan_leakage_and_conflicts_are_found_in_all_samples_under_their_own_numbers():
+    rng = np.random.default_rng(0)
+    x, other = rng.normal(size=(3000, 16)).astype("float32"), rng.normal(size=(800, 16)).astype("float32")
+    y = (x[:, 0] > 0).astype("int64")
+    result = quick(x, y, None, (other, (other[:, 0] > 0).astype("int64")), samples=100)
+    assert result.findings == [] and (result.num_samples, result.num_sampled) == (3000, 100)
+    assert "those of 100 finite samples" in str(result)
+    x[5], x[2987, 3] = np.nan, np.inf
+    x[2900:2910], y[2900:2910] = x[1000:1010], 1 - y[1000:1010]
+    other[100:700] = x[2000:2600]
+    result = quick(x, y, None, (other, (other[:, 0] > 0).astype("int64")), samples=100)
+    assert result.named("not_finite").evidence["samples"] == [5, 2987]
+    conflicts = result.named("conflicting_labels")
+    assert conflicts.is_fault and conflicts.evidence["pairs"] == [(1000 + i, 2900 + i) for i in range(10)]
+    pairs = result.named("leakage").evidence["pairs"]
+    assert pairs == [(2000 + i, 100 + i) for i in range(600)]
+
+
+def test_rare_values_and_labels_count():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 4)), rng.integers(0, 3, 2000)
+    x[:, 0] += y
+    x[:, 1], x[:, 2], x[:, 3] = 0, 0, 7
+    x[1234, 1], x[77, 3] = 1, np.nan
+    y[1500] = 3
+    result = quick(x, y, mlp(inputs=(4,)), samples=50)
+    assert result.named("constant_columns").evidence["columns"] == [2, 3]
+    assert result.named("labels_out_of_range").evidence == {"labels": [3], "count": 1, "units": 3}
+    x[:, 1] = x[:, 0]
+    assert quick(x, samples=50).named("duplicate_columns").evidence["pairs"] == [(0, 1)]
+    x[1999, 1] += 1
+    assert quick(x, samples=50).named("duplicate_columns") is None
+
+
+def test_columns_of_wide_tables_have_their_own_numbers_and_take_little_memory(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(200, 30_000)).astype("float32")
+    chosen = np.flatnonzero(np.isin(np.arange(30_000), column_numbers(x)))
+    assert len(chosen) == 2048 and columns_of(x).shape == (200, 2048)
+    np.testing.assert_array_equal(columns_of(x)[:, 7], x[:, chosen[7]])
+    tracemalloc.start()
+    assert names(x) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1.6 * x.nbytes  # a copy in float64 alone takes twice as much
+    x[:, chosen[7]] *= 1000
+    assert quick(x).named("not_scaled").evidence["columns"] == [chosen[7]]
+    monkeypatch.setattr(_input_checks, "NUMBERS", 1500)
+    assert columns_of(np.zeros((20, 10, 10, 3), "uint8")).shape == (500, 3)  # of 5 pictures
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------
@@ -401,6 +490,21 @@ def test_datasets_generators_and_data_that_does_not_fit(classifier):
     assert result.num_samples == 100 and result.passed
     finding = quick(X[:, :5], CLASSES, classifier).findings[0]
     assert finding.name == "does_not_fit" and finding.is_fault
+
+
+class Noisy(keras.utils.PyDataset):
+    num_batches = 2
+
+    def __getitem__(self, index):
+        return X[:50] + 0.01 * np.random.randn(50, 6), CLASSES[:50]
+
+
+def test_random_states_stay_as_they_are():
+    np.random.seed(3)
+    expected = np.random.rand()
+    np.random.seed(3)
+    quick(Noisy(), validation=Noisy())
+    assert np.random.rand() == expected
 
 
 def test_out_of_time_is_told_and_the_text_fits_a_screen(tmp_path):

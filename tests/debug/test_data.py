@@ -1,11 +1,14 @@
 """Samples out of whatever `fit` takes: as many as asked for, each with its own target."""
 
+import itertools
+import random
+
 import keras
 import numpy as np
 import pytest
 
 from tf_tricks._backend import BACKEND
-from tf_tricks.debug._data import Samples, samples
+from tf_tricks.debug._data import Samples, first_batch, samples
 
 X = np.arange(20, dtype="float32").reshape(10, 2)
 Y = X[:, 0] * 10
@@ -94,3 +97,67 @@ def test_what_cannot_be_samples_is_refused(arguments, error, text):
 
 def test_a_slice_of_samples():
     assert Samples(X, Y).take(slice(2)).y.tolist() == [0.0, 20.0]
+
+
+class Drawing(Sequence):
+    """Draws from everything there is, and from a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = np.random.default_rng(5)
+
+    def __getitem__(self, index):
+        noise = np.random.rand() + random.random() + self.rng.random() + float(keras.random.uniform(()))
+        return X[:3] + noise, Y[:3]
+
+
+def drawn(dataset):
+    uniform = float(keras.ops.convert_to_numpy(keras.random.uniform(())))
+    return random.random(), np.random.rand(), np.random.randn(), uniform, [float(b[0].sum()) for b in dataset]
+
+
+def shuffling_loader():
+    import torch
+
+    tensors = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(np.arange(10)))
+    return torch.utils.data.DataLoader(tensors, batch_size=3, shuffle=True)
+
+
+def drawing():
+    dataset = Drawing()
+    return dataset, lambda: (dataset[i] for i in range(4))
+
+
+def shuffling():
+    dataset = shuffling_loader()
+    return dataset, lambda: [(x.numpy(), y) for x, y in dataset]
+
+
+@pytest.mark.parametrize("kind", [drawing, *([shuffling] if BACKEND == "torch" else [])])
+@pytest.mark.parametrize("read", [samples, first_batch])
+def test_reading_leaves_what_is_drawn_afterwards_as_it_was(kind, read):
+    expected, got = [], []
+    for found, look in ((expected, False), (got, True)):
+        keras.utils.set_random_seed(3)
+        dataset, batches = kind()
+        if look:
+            read(dataset)
+        found += drawn(batches())
+    assert got == expected
+
+
+def test_batches_padded_to_different_lengths():
+    def padded(lengths):
+        for length in lengths:
+            yield np.ones((2, length)), np.full(2, length)
+
+    assert samples(padded([5, 7, 5, 9])).y.tolist() == [5, 5, 5, 5]
+    assert samples(padded([5, 7, 5, 9]), limit=3).y.tolist() == [5, 5, 5]
+    assert samples(padded(itertools.count(4)), limit=10).y.tolist() == [4, 4]  # does not wait for ever
+    assert samples(padded([5, 5])).x.shape == (4, 5)
+
+
+@pytest.mark.parametrize("read", [samples, first_batch])
+def test_a_dataset_without_a_batch_is_refused(read):
+    with pytest.raises(ValueError, match="a dataset without a batch"):
+        read(iter([]))

@@ -1,18 +1,19 @@
 """The rules against NumPy and curves worked out by hand; verdicts on rates that are far off, and on one that is not."""
 
+import dataclasses
 import math
-import sys
 
 import keras
 import numpy as np
 import pytest
 
-from tf_tricks.debug import _rates, find_learning_rate
+from tf_tricks.debug import LearningRates, _rates, find_learning_rate
 from tf_tricks.debug._budget import Budget
 from tf_tricks.debug._data import Samples
+from tf_tricks.debug._rate_search import RateSearch
+from tf_tricks.fit_hooks.learning_rate import optimizer_rate
 
 layers, ops = keras.layers, keras.ops
-module = sys.modules["tf_tricks.debug.find_learning_rate"]
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 5)).astype("float32")
 Y = (X @ RNG.normal(size=(5, 1)) + 0.1 * RNG.normal(size=(96, 1))).astype("float32")
@@ -48,8 +49,8 @@ class Quadratic:
 
 
 def search(loan, **kwargs):
-    data = Samples(X, Y)
-    return module._Search(loan, data, 32, Budget(**kwargs), seed=0)
+    found = RateSearch(loan, Samples(X, Y), 32, Budget(**kwargs), 0, loan.learning_rate).fields(1e-7, 10.0)
+    return LearningRates(**found)
 
 
 # --- the arithmetic -----------------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def test_the_common_curve_is_the_median_up_to_the_shortest():
 
 # --- the search ---------------------------------------------------------------------------------------------------
 def test_gradient_descent_on_a_parabola():
-    result = search(Quadratic()).result(1e-7, 10.0)
+    result = search(Quadratic())
     # After 400 steps every rate from about 0.02 to 1.98 has arrived; in each round at least 1/length is needed.
     assert 0.02 < result.suggestion < 1.98 and result.suggestion <= result.safe_maximum < 2.0
     assert (result.verdict, result.findings) == ("fine", [])
@@ -102,7 +103,7 @@ def test_gradient_descent_on_a_parabola():
 
 @pytest.mark.parametrize(("rate", "verdict", "name"), [(1e-5, "too low", "too_low"), (2.5, "too high", "too_high")])
 def test_a_rate_that_is_far_off(rate, verdict, name):
-    result = search(Quadratic(rate)).result(1e-7, 10.0)
+    result = search(Quadratic(rate))
     assert (result.verdict, [each.name for each in result.findings]) == (verdict, [name])
     assert f"{result.suggestion:.2g}" in result.findings[0].text and not result.passed
 
@@ -112,7 +113,7 @@ def test_a_loss_that_does_not_depend_on_the_rate():
         def step(self, x, y=None, sample_weight=None):
             return 1 + 0.1 * self.rng.normal()
 
-    result = search(Stuck()).result(1e-7, 10.0)
+    result = search(Stuck())
     assert (result.suggestion, [each.name for each in result.findings]) == (None, ["does_not_learn"])
     with pytest.raises(ValueError, match="`apply` needs a suggestion"):
         result.apply()
@@ -124,12 +125,12 @@ def test_a_loss_that_is_never_finite():
         def step(self, x, y=None, sample_weight=None):
             return math.nan
 
-    result = search(Broken()).result(1e-7, 10.0)
+    result = search(Broken())
     assert result.named("not_finite") and result.suggestion is None
 
 
 def test_a_short_budget_says_so():
-    result = search(Quadratic(), steps=200).result(1e-7, 10.0)
+    result = search(Quadratic(), steps=200)
     assert result.named("short_budget") and result.passed and result.suggestion == result.steepest
 
 
@@ -156,6 +157,45 @@ def test_a_schedule_is_scaled_to_the_suggestion_and_the_same_seed_gives_the_same
     assert (result.verdict, result.findings) == ("fine", [])
     result.apply()
     assert float(model.optimizer.learning_rate) == pytest.approx(result.suggestion)
+
+
+def test_a_warm_up_is_judged_and_scaled_by_its_peak():
+    def warm_up(peak):
+        return keras.optimizers.schedules.CosineDecay(peak * 1e-4, 10000, warmup_target=peak, warmup_steps=100)
+
+    model = compiled(keras.optimizers.Adam(warm_up(0.02)))
+    result = find(model)
+    assert (result.verdict, result.findings) == ("fine", []) and result.present == pytest.approx(0.02, rel=1e-3)
+    result.apply()
+    schedule = optimizer_rate(model.optimizer)
+    assert float(schedule(100)) == pytest.approx(result.suggestion, rel=1e-3)
+    assert find(compiled(keras.optimizers.Adam(warm_up(1e-6)))).named("too_low")
+
+
+def test_a_schedule_that_was_applied_is_used_by_the_next_fit():
+    model = compiled(keras.optimizers.SGD(keras.optimizers.schedules.ExponentialDecay(1e-9, 10000, 0.99)))
+    model.fit(X, Y, verbose=0)
+    result = find(model, steps=150)
+    before = ops.convert_to_numpy(model.weights[0]).copy()
+    dataclasses.replace(result, suggestion=0.05).apply()
+    model.fit(X, Y, verbose=0)
+    assert np.abs(ops.convert_to_numpy(model.weights[0]) - before).max() > 1e-3
+
+
+def test_a_model_that_has_learned_already_has_no_fault():
+    model = compiled(keras.optimizers.Adam(0.03))
+    y = Y + 0.3 * RNG.normal(size=Y.shape).astype("float32")
+    model.fit(X, y, epochs=100, batch_size=96, verbose=0)
+    result = find(model, y=y, steps=450)
+    assert result.passed and all("FAULT" not in line for line in str(result).splitlines())
+    unlearned = compiled(keras.optimizers.Adam(0.03))
+    unlearned.layers[-1].trainable = unlearned.layers[0].trainable = False
+    unlearned.add(layers.Rescaling(0.0))
+    unlearned.add(layers.Dense(1, use_bias=False))
+    unlearned.compile("sgd", "mse", jit_compile=False)
+    unlearned.fit(X, y, verbose=0)
+    finding = find(unlearned, y=y, steps=250).named("does_not_learn")
+    assert finding.is_fault and "or it has already learned this" in finding.text
 
 
 def test_a_generator_and_a_plot():

@@ -6,6 +6,7 @@ import pytest
 
 from tf_tricks.callbacks import NonFiniteReport
 from tf_tricks.debug import overfit_one_batch
+from tf_tricks.debug._overfit_findings import output_range
 from tf_tricks.debug._targets import targets
 
 layers, ops = keras.layers, keras.ops
@@ -208,6 +209,85 @@ def test_frozen_layers_are_named():
 def test_an_output_that_does_not_depend_on_the_sample_is_stuck_at_the_mean():
     result = run(regression(), np.ones_like(X))
     assert result.named("stuck_at_mean") and result.final_loss == pytest.approx(result.mean_loss, rel=0.05)
+
+
+# --- what the budget cuts off, and losses about which nothing is known ----------------------------------------------
+@pytest.mark.parametrize("steps", [1, 20, 60, 150])
+def test_a_training_that_the_budget_cuts_off_is_no_failure(steps):
+    keras.utils.set_random_seed(1)
+    model = regression(optimizer=keras.optimizers.Adam(1e-3))
+    result = run(model, y=2 * X[:, :1], steps=steps, samples=8)
+    assert result.passed and [each.name for each in result.findings] == ["short_budget"] and not result.fitted
+    assert "not finished" in str(result)
+    planted = run(regression(Cut(name="cut")), steps=max(steps, 20))
+    assert planted.named("no_gradient")
+
+
+def test_a_loss_that_is_still_falling_is_no_fault():
+    keras.utils.set_random_seed(0)
+    hidden = layers.Dense(32, "relu")
+    model = compiled(keras.Sequential([keras.Input((6,)), hidden, layers.Dense(1)]), "mse", keras.optimizers.Adam(3e-3))
+    y = np.tanh(X[:, :1] - X[:, 1:2]) + 0.1 * Y
+    assert run(model, y=y, samples=8, steps=None, seconds=30.0).passed
+
+
+@pytest.mark.filterwarnings("ignore:.*from_logits.*")
+@pytest.mark.parametrize("zeros", [False, True], ids=["glorot", "zeros"])
+def test_logits_that_lie_between_0_and_1_are_no_probabilities(zeros):
+    loss, start = keras.losses.BinaryCrossentropy(from_logits=True), "zeros" if zeros else "glorot_uniform"
+    model = compiled(
+        keras.Sequential([keras.Input((6,)), layers.Dense(8, "tanh"), layers.Dense(1, kernel_initializer=start)]), loss
+    )
+    for seed in range(1 if zeros else 4):
+        model.set_weights(
+            [0.5 * np.random.default_rng(seed).normal(size=w.shape) for w in model.get_weights()[:2]]
+            + model.get_weights()[2:]
+        )
+        assert run(model, y=LABELS[:, None] > 0, steps=200).named("probabilities_as_logits") is None
+    twice = run(classifier(loss, "sigmoid", 1), y=LABELS > 0, steps=20)
+    assert twice.named("probabilities_as_logits").is_fault
+
+
+def with_floor(y_true, y_pred):
+    return keras.losses.mean_squared_error(y_true, y_pred) + 0.5
+
+
+@pytest.mark.parametrize("loss", ["cosine_similarity", with_floor], ids=["negative", "floor"])
+@pytest.mark.parametrize("same", [False, True], ids=["healthy", "equal_inputs"])
+def test_a_loss_whose_lowest_value_is_unknown_is_neither_failed_nor_learnt(loss, same):
+    model = compiled(keras.Sequential([keras.Input((6,)), layers.Dense(8, "tanh"), layers.Dense(2)]), loss)
+    result = run(model, np.ones_like(X) if same else X, np.hstack([Y, -Y[::-1]]), steps=500)
+    assert [(each.name, each.is_fault) for each in result.findings] == [("unknown_bound", False)]
+    assert result.fitted is None and np.isnan(result.bound) and "cannot be judged" in str(result)
+
+
+def test_the_accuracy_of_one_output_does_not_end_the_test_of_another():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, "tanh")(inputs)
+    model = keras.Model(inputs, [layers.Dense(1)(hidden), layers.Dense(3, "softmax")(hidden)])
+    compiled(model, ["mse", "sparse_categorical_crossentropy"], loss_weights=[1e-3, 1.0])
+    result = run(model, y=[Y, LABELS], steps=1500)
+    assert result.fitted and result.accuracy == 1.0 and result.final_loss <= result.bound
+
+
+def test_the_accuracy_leaves_out_what_the_loss_leaves_out():
+    y, predictions = np.array([0, 1, -1, 2]), np.eye(3)[[0, 2, 1, 2]].astype("float32")
+    model = classifier(keras.losses.SparseCategoricalCrossentropy(ignore_class=-1))
+    assert targets(model, y, predictions)[0].accuracy(predictions) == pytest.approx(2 / 3)
+    weights = np.array([1.0, 0.0, 1.0, 1.0])
+    assert targets(model, y, predictions, weights)[0].accuracy(predictions) == 1.0
+    assert targets(classifier(), y, predictions, weights[:, None])[0].accuracy(predictions) == pytest.approx(2 / 3)
+    assert targets(model, y, predictions, 0 * weights)[0].accuracy(predictions) is None
+
+
+def test_the_range_of_an_output():
+    assert output_range(layers.ReLU(negative_slope=0.2)) == (None, None) and output_range(layers.ReLU(6)) == (0.0, 6)
+    x = np.linspace(-5, 5, 100001)
+    for name, function in {"silu": lambda x: x / (1 + np.exp(-x)), "relu": lambda x: np.maximum(x, 0)}.items():
+        low, high = output_range(layers.Dense(1, name))
+        assert (low, high) == (pytest.approx(function(x).min(), abs=1e-4), None)
+    assert output_range(layers.Dense(1, "gelu"))[0] == pytest.approx(-0.17, abs=1e-3)
+    assert output_range(layers.Dense(1, "tanh")) == pytest.approx((-1, 1))
 
 
 # --- what is switched off -----------------------------------------------------------------------------------------

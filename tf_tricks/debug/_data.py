@@ -5,6 +5,11 @@ import itertools
 import keras
 import numpy as np
 
+from tf_tricks.fit_hooks import random_state
+
+OTHERS = 64  # batches of another shape in a row, after which none of the first one's is waited for
+_NO_BATCH = "`x` must have a sample at least. Received: a dataset without a batch"
+
 
 class Samples:
     """A limited number of samples as arrays in host memory.
@@ -38,6 +43,11 @@ class Samples:
 def samples(x, y=None, sample_weight=None, limit=None, seed=0):
     """The first `limit` samples of a dataset, or as many of arrays at random.
 
+    Reading leaves the random states of the process and of the dataset's own generators as they were, so training
+    afterwards draws what it would have drawn. The batches of a generator are used up, and so is one order of a
+    tf.data.Dataset that shuffles anew each time. If batches are padded to different lengths, those of the first one's
+    shape are taken.
+
     Args:
         x: arrays, or tensors, in the structure that the model takes; or, with `y=None`, a tf.data.Dataset, PyDataset,
             Torch DataLoader or generator of batches, each `x`, `(x, y)` or `(x, y, sample_weight)`.
@@ -50,7 +60,8 @@ def samples(x, y=None, sample_weight=None, limit=None, seed=0):
     if is_dataset(x):
         if y is not None or sample_weight is not None:
             raise ValueError(f"`y` must be None for a dataset, which brings it along. Received: y={type(y).__name__}")
-        found = _first(x, limit)
+        with random_state.unchanged(None if hasattr(x, "__next__") else x):
+            found = _first(x, limit)
     else:
         found = Samples(x, y, sample_weight)
         _check_sizes(found)
@@ -70,26 +81,38 @@ def is_dataset(x):
 
 def first_batch(dataset):
     """(`Samples` of its first batch, the dataset with all its batches): what can be read only once loses none."""
-    if hasattr(dataset, "__next__"):
-        batch = next(dataset)
+    once = hasattr(dataset, "__next__")
+    with random_state.unchanged(None if once else dataset):
+        batch = next(iter(_batches_of(dataset)), None)
+    if batch is None:
+        raise ValueError(_NO_BATCH)
+    if once:
         dataset = itertools.chain([batch], dataset)
-    else:
-        batch = next(iter(_batches_of(dataset)))
     return Samples(*keras.utils.unpack_x_y_sample_weight(batch)), dataset
 
 
 def _first(dataset, limit):
-    parts, size = [], 0
+    parts, size, others = [], 0, 0
     for batch in _batches_of(dataset):
         part = Samples(*keras.utils.unpack_x_y_sample_weight(batch))
+        if parts and _shapes(part) != _shapes(parts[0]):
+            others += 1
+            if limit is not None and others >= OTHERS:
+                break
+            continue
         parts.append(part)
-        size += part.size
+        size, others = size + part.size, 0
         if limit is not None and size >= limit:
             break
     if not parts:
-        raise ValueError("`x` must have a sample at least. Received: a dataset without a batch")
+        raise ValueError(_NO_BATCH)
     joined = [_map(lambda *a: np.concatenate(a), *each) for each in zip(*parts, strict=True)]
     return Samples(*joined).take(slice(limit))
+
+
+def _shapes(part):
+    """What the samples of a batch look like: arrays of one shape each, in the same structure, can be joined."""
+    return [(path, np.shape(leaf)[1:]) for path, leaf in keras.tree.flatten_with_path(tuple(part))]
 
 
 def _batches_of(dataset):

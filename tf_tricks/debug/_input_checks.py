@@ -5,64 +5,88 @@ Columns are the entries of the last axis of tables and sequences, and the channe
 
 import numpy as np
 
+from tf_tricks.debug._input_rows import chunks
 from tf_tricks.debug._result import Finding
 
 LARGE = 30.0  # root mean square, in units of what initialisers and activations expect
 SPREAD = 1000.0  # ratio of the stddevs of two columns
 SHIFT = 5.0  # ratio of the widths of a column in two sets
 FEWEST = 20  # samples, for comparing distributions
-MANY_VALUES = 16  # numbers of a sample, from which on two equal samples are no coincidence
+PICTURES = 1000.0  # root mean square of pictures; those of 0 to 255 reach 255
+COLUMNS, NUMBERS = 2048, 2**24  # that statistics are made of
 
 
 def columns_of(array):
-    """(rows, columns) in float64."""
+    """(rows, columns) in float64: no more than 2048 columns and 16 million numbers, evenly chosen."""
     array = np.asarray(array)
-    return array.reshape(len(array), -1).astype("float64") if array.ndim < 3 else _last_axis(array)
-
-
-def _last_axis(array):
+    if array.ndim < 3:
+        array = array.reshape(len(array), -1)
+    array = array[..., column_numbers(array)] if array.shape[-1] > COLUMNS else array
+    array = array[:: -(-array.size // NUMBERS) or 1]
     return array.reshape(-1, array.shape[-1]).astype("float64")
+
+
+def column_numbers(array):
+    """Which columns `columns_of` takes."""
+    total = array.shape[-1] if array.ndim > 1 else 1
+    return np.unique(np.linspace(0, total - 1, min(total, COLUMNS)).round().astype(int))
 
 
 def not_finite(name, array):
     """NaN or infinities, with their columns."""
     if array.dtype.kind not in "fc":
         return None
-    bad = ~np.isfinite(array)
-    if not bad.any():
+    entries, rows, columns, nan, inf = 0, [], set(), False, False
+    for start, part in chunks(array):
+        bad = ~np.isfinite(part)
+        if bad.any():
+            entries += int(bad.sum())
+            nan, inf = nan or bool(np.isnan(part).any()), inf or bool(np.isinf(part).any())
+            rows += (start + np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))).tolist()
+            columns |= set(np.flatnonzero(bad.reshape(-1, _width(bad)).any(axis=0)).tolist())
+    if not entries:
         return None
-    rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
-    columns = np.flatnonzero(bad.reshape(-1, bad.shape[-1]).any(axis=0)) if bad.ndim > 1 else np.array([0])
-    kinds = [word for word, found in (("NaN", np.isnan(array)), ("Inf", np.isinf(array))) if found.any()]
+    columns = sorted(columns)
+    kinds = " or ".join(word for word, found in (("NaN", nan), ("Inf", inf)) if found)
     return Finding(
         "not_finite",
-        f"`{name}` has {int(bad.sum())} entries that are {' or '.join(kinds)}, in {len(rows)} of {len(bad)} samples "
+        f"`{name}` has {entries} entries that are {kinds}, in {len(rows)} of {len(array)} samples "
         f"(the first is {rows[0]}), {_list('column', columns)}: one of them makes all weights NaN. Fill them or leave "
         "these samples out.",
-        evidence={"entries": int(bad.sum()), "samples": rows.tolist(), "columns": columns.tolist()},
+        evidence={"entries": entries, "samples": rows, "columns": columns},
     )
 
 
 def constant_columns(name, array):
-    """Columns with one value only."""
-    columns = columns_of(array)
-    if len(columns) < 2:
+    """Columns with one value only; NaN and infinities do not count."""
+    if len(array) < 2:
         return None
-    constant = np.flatnonzero(np.ptp(columns, axis=0) == 0)
+    flat = array.ndim < 3
+    total = array[0].size if flat else array.shape[-1]
+    low = high = None
+    for _, part in chunks(array):
+        part = part.reshape(-1, total)
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            part = np.where(np.isfinite(part), part, np.nan)
+        if not len(part):
+            continue
+        a, b = np.fmin.reduce(part, axis=0), np.fmax.reduce(part, axis=0)
+        low, high = (a, b) if low is None else (np.fmin(low, a), np.fmax(high, b))
+    constant = np.array([], int) if low is None else np.flatnonzero(low == high)
     if not len(constant):
         return None
-    everything = len(constant) == columns.shape[1]
+    everything = len(constant) == total
     consequence = "there is nothing to learn from" if everything else "they tell nothing: leaving them out is cheaper"
     return Finding(
         "constant_columns",
-        f"`{name}`: {_list('column', constant)} of {columns.shape[1]} {_are(constant)} constant; {consequence}.",
+        f"`{name}`: {_list('column', constant)} of {total} {_are(constant)} constant; {consequence}.",
         is_fault=everything,
         evidence={"columns": constant.tolist()},
     )
 
 
-def duplicate_columns(name, array):
-    """Columns equal to another one."""
+def duplicate_columns(name, array, everything=None):
+    """Columns equal to another one: in some samples, `array`, and then in `everything`."""
     if array.ndim != 2 or len(array) < 2 or array.shape[1] > 20_000:
         return None
     first, found = {}, []
@@ -70,7 +94,7 @@ def duplicate_columns(name, array):
         if np.all(column == column[0]):
             continue
         original = first.setdefault(column.tobytes(), i)
-        if original != i:
+        if original != i and (everything is None or _equal(everything[:, original], everything[:, i])):
             found.append((original, i))
     if not found:
         return None
@@ -97,33 +121,40 @@ def not_scaled(name, array, arriving=None, layer=None):
     if _is_raw_picture(array, seen):
         text = (
             f"`{name}` holds whole numbers from {array.min():g} to {array.max():g} that nobody scales: root mean "
-            f"square {_rms(seen):.3g}{where}. Divide by 255, or begin the model with `keras.layers.Rescaling(1 / "
-            "255)`."
+            f"square {_rms(seen):.3g}{where}. Divide by 255, or begin the model with "
+            "`keras.layers.Rescaling(1 / 255)`."
         )
         evidence = {"maximum": float(array.max()), "rms": _rms(seen)}
         return Finding("images_not_scaled", text, arriving is not None, evidence)
-    if seen.ndim > 3 or seen.dtype.kind not in "fiu":  # pictures with a mean taken off keep their range on purpose
+    if seen.dtype.kind not in "fiu":
         return None
-    columns = columns_of(seen)
+    if seen.ndim > 3:  # pictures with a mean taken off keep their range on purpose
+        rms = _rms(seen)
+        if not rms > PICTURES:
+            return None
+        text = f"`{name}` holds pictures with a root mean square of {rms:.3g}{where}, far from unit scale. {advice}"
+        return Finding("images_not_scaled", text, arriving is not None, {"maximum": float(seen.max()), "rms": rms})
+    columns, numbers = columns_of(seen), column_numbers(seen)
+    of = columns.shape[1] if len(numbers) == _width(seen) else f"{len(numbers)} that were looked at"
     rms, stddev = np.sqrt(np.mean(columns**2, axis=0)), columns.std(axis=0)
     large = np.flatnonzero(rms > LARGE)
-    evidence = {"columns": large.tolist(), "largest_rms": float(rms.max(initial=0))}
+    evidence = {"columns": numbers[large].tolist(), "largest_rms": float(rms.max(initial=0))}
     if len(large):
         worst = int(np.argmax(rms))
         text = (
-            f"`{name}`: {_list('column', large)} of {columns.shape[1]} {_are(large)} far from unit scale (column "
-            f"{worst}: mean {columns[:, worst].mean():.3g}, stddev {stddev[worst]:.3g}){where}. {advice}"
+            f"`{name}`: {_list('column', numbers[large])} of {of} {_are(large)} far from unit scale (column "
+            f"{numbers[worst]}: mean {columns[:, worst].mean():.3g}, stddev {stddev[worst]:.3g}){where}. {advice}"
         )
         return Finding("not_scaled", text, arriving is not None, evidence)
     free = np.flatnonzero((stddev > 0) & ~_two_valued(columns))
     if len(free) > 1 and stddev[free].max() > SPREAD * stddev[free].min():
         low, high = free[np.argmin(stddev[free])], free[np.argmax(stddev[free])]
         text = (
-            f"`{name}`: the stddev of column {high} is {stddev[high]:.3g}, that of column {low} "
+            f"`{name}`: the stddev of column {numbers[high]} is {stddev[high]:.3g}, that of column {numbers[low]} "
             f"{stddev[low]:.3g}{where}; "
             f"the small one is hardly seen. {advice}"
         )
-        return Finding("not_scaled", text, arriving is not None, {"columns": [int(low), int(high)]})
+        return Finding("not_scaled", text, arriving is not None, {"columns": numbers[[low, high]].tolist()})
     return None
 
 
@@ -135,7 +166,7 @@ def scaled_differently(name, train, validation):
             f"`{name}` has samples of shape {train.shape[1:]} in training and {validation.shape[1:]} in validation.",
             evidence={"train": train.shape[1:], "validation": validation.shape[1:]},
         )
-    a, b = columns_of(train), columns_of(validation)
+    a, b, numbers = columns_of(train), columns_of(validation), column_numbers(train)
     if min(len(a), len(b)) < FEWEST:
         return None
     (low, middle, high), (low_b, middle_b, high_b) = (np.percentile(each, [5, 50, 95], axis=0) for each in (a, b))
@@ -151,62 +182,14 @@ def scaled_differently(name, train, validation):
     if not len(off):
         return None
     worst = int(off[np.argmax(np.abs(np.log(ratio[off])))])
+    of = len(numbers) if len(numbers) == _width(train) else f"{len(numbers)} that were looked at"
     return Finding(
         "scaled_differently",
-        f"`{name}`: {_list('column', off)} of {a.shape[1]} {_are(off)} scaled differently in validation (column "
-        f"{worst}: median "
-        f"{middle[worst]:.3g}, nine tenths in [{low[worst]:.3g}, {high[worst]:.3g}] in training; median "
-        f"{middle_b[worst]:.3g}, "
-        f"[{low_b[worst]:.3g}, {high_b[worst]:.3g}] in validation). Scale both with the statistics of training.",
-        evidence={"columns": off.tolist(), "column": worst, "width_ratio": float(ratio[worst])},
-    )
-
-
-def row_keys(leaves):
-    """One bytes object per sample, equal where all arrays of `leaves` are."""
-    flat = [np.ascontiguousarray(leaf).reshape(len(leaf), -1) for leaf in leaves]
-    return [b"".join(part.tobytes() for part in row) for row in zip(*flat, strict=True)]
-
-
-def leakage(train_keys, validation_keys):
-    """Samples of the validation data that are in the training data, more than chance repeats samples."""
-    seen = {}
-    for i, key in enumerate(train_keys):
-        seen.setdefault(key, i)
-    pairs = [(seen[key], j) for j, key in enumerate(validation_keys) if key in seen]
-    share, natural = len(pairs) / len(validation_keys), 1 - len(seen) / len(train_keys)
-    if not pairs:
-        return None
-    # A table of few small numbers repeats itself: that is no leak.
-    is_fault = share > max(0.01, 3 * natural)
-    shown = ", ".join(f"{i} = {j}" for i, j in pairs[:3])
-    return Finding(
-        "leakage",
-        f"{len(pairs)} of {len(validation_keys)} validation samples ({100 * share:.3g} %) are in the training data, "
-        f"too (training = validation: {shown}); within the training data {100 * natural:.3g} % repeat another. The "
-        "validation loss flatters: drop them.",
-        is_fault=is_fault,
-        evidence={"pairs": pairs, "share": share, "natural": natural},
-    )
-
-
-def conflicting_labels(keys, label_keys, numbers):
-    """Equal samples with different labels. `numbers`: how many numbers a sample has."""
-    first, conflicts = {}, []
-    for i, (key, label) in enumerate(zip(keys, label_keys, strict=True)):
-        original, its_label = first.setdefault(key, (i, label))
-        if label != its_label:
-            conflicts.append((original, i))
-    if not conflicts or len(first) == 1:
-        return None
-    shown = ", ".join(f"{i} and {j}" for i, j in conflicts[:3])
-    share = len(conflicts) / len(keys)
-    return Finding(
-        "conflicting_labels",
-        f"{len(conflicts)} of {len(keys)} samples ({100 * share:.3g} %) repeat another one with a different label "
-        f"(samples {shown}): wrong labels, or features that do not tell the samples apart.",
-        is_fault=numbers >= MANY_VALUES and share > 0.001,
-        evidence={"pairs": conflicts},
+        f"`{name}`: {_list('column', numbers[off])} of {of} {_are(off)} scaled differently in validation (column "
+        f"{numbers[worst]}: median {middle[worst]:.3g}, nine tenths in [{low[worst]:.3g}, {high[worst]:.3g}] in "
+        f"training; median {middle_b[worst]:.3g}, [{low_b[worst]:.3g}, {high_b[worst]:.3g}] in validation). Scale both "
+        "with the statistics of training.",
+        evidence={"columns": numbers[off].tolist(), "column": int(numbers[worst]), "width_ratio": float(ratio[worst])},
     )
 
 
@@ -221,7 +204,15 @@ def _is_raw_picture(array, seen):
 
 
 def _rms(array):
-    return float(np.sqrt(np.mean(np.square(array, dtype="float64"))))
+    return float(np.sqrt(np.mean(columns_of(array) ** 2)))
+
+
+def _width(array):
+    return array.shape[-1] if array.ndim > 1 else 1
+
+
+def _equal(a, b):
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _two_valued(columns):

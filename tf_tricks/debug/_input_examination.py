@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
-from tf_tricks.debug import _axes_order, _input_checks, _label_dependence, _target_checks
+from tf_tricks.debug import _axes_order, _equal_samples, _input_checks, _label_dependence, _target_checks
 from tf_tricks.debug._input_probe import Probe, probe
+from tf_tricks.debug._input_rows import all_named, arrays_of, named
 from tf_tricks.debug._result import Finding
 
 PROBED = 64  # samples that the model sees
@@ -12,14 +13,18 @@ INDEPENDENT = 0.01  # p-value above which the labels look shuffled
 
 
 class Examination:
-    """The checks of one set of data, in an order in which the dear ones come last."""
+    """The checks of one set of data, in an order in which the dear ones come last.
 
-    def __init__(self, data, model, validation, seed):
-        self.model, self.seed = model, seed
-        self.num_samples, self.num_validation = data.size, validation.size if validation else 0
-        self.raw, self.raw_validation = data, validation
-        self.data, self.validation = _finite(data), validation and _finite(validation)
-        self.findings, self.dependence, self.probe = [], None, Probe()
+    Args:
+        rows, validation: `Rows`; validation may be None.
+        model: keras.Model or None.
+        seed: int.
+    """
+
+    def __init__(self, rows, model, validation, seed):
+        self.rows, self.validation, self.model, self.seed = rows, validation, model, seed
+        self.data, self.y = rows.sample, rows.targets()
+        self.findings, self.dependence, self.probe, self.keys = [], None, Probe(), None
 
     def checks(self):
         """(name, function) of each check that applies."""
@@ -32,7 +37,7 @@ class Examination:
         found += [("scale", self.scale), ("order of axes", self.axes)]
         if self.data.y is not None:
             found += [("targets", self.targets), ("equal samples", self.conflicts)]
-        if self.validation is not None and self.validation.size:
+        if self.validation is not None and self.validation.sample.size:
             found.append(("validation", self.against_validation))
         if self.data.y is not None and self.data.size >= _label_dependence.FEWEST:
             found.append(("shuffled labels", self.shuffled))
@@ -40,34 +45,38 @@ class Examination:
 
     def result(self):
         """The attributes of an `InputCheck`, but for what was skipped."""
-        arrays = [*named("x", self.raw.x), *named("y", self.raw.y)]
+        everything, validation = self.rows.everything, self.validation
+        arrays = [*named("x", everything.x), *named("y", everything.y)]
         shapes = {name: f"{_dims(a)} {a.dtype}" for name, a in arrays}
         points = {}
         for name, array in named("x", self.data.x):
-            columns = _input_checks.columns_of(array[:2000])[:, :256] if array.size else np.zeros((0, 1))
-            if len(columns):
+            if array.size:
+                columns = _input_checks.columns_of(array[:2000])[:, :256]
                 points[name] = np.percentile(columns, [0, 5, 50, 95, 100], axis=0)
         faults = sorted(self.findings, key=lambda finding: not finding.is_fault)
         return {
             "findings": faults,
-            "num_samples": self.num_samples,
-            "num_validation_samples": self.num_validation,
+            "num_samples": everything.size,
+            "num_sampled": self.data.size,
+            "num_validation_samples": validation.everything.size if validation else 0,
             "shapes": shapes,
             "dependence": self.dependence,
             "percentiles": points,
         }
 
     def finiteness(self):
-        sets = [("x", self.raw.x), ("y", self.raw.y)]
-        if self.raw_validation is not None:
-            sets += [("validation x", self.raw_validation.x), ("validation y", self.raw_validation.y)]
+        sets = [("x", self.rows.everything.x), ("y", self.rows.everything.y)]
+        if self.validation is not None:
+            other = self.validation.everything
+            sets += [("validation x", other.x), ("validation y", other.y)]
         for label, structure in sets:
             for name, array in named(label, structure):
                 self._add(_input_checks.not_finite(name, array))
 
     def columns(self):
-        for name, array in named("x", self.data.x):
-            self._add(_input_checks.constant_columns(name, array), _input_checks.duplicate_columns(name, array))
+        everything = named("x", self.rows.everything.x)
+        for (name, some), (_, array) in zip(named("x", self.data.x), everything, strict=True):
+            self._add(_input_checks.constant_columns(name, array), _input_checks.duplicate_columns(name, some, array))
 
     def look(self):
         self.probe = probe(self.model, self.data.take(slice(PROBED)))
@@ -130,32 +139,40 @@ class Examination:
             self._add(Finding("broadcast", text, evidence={"loss": both[0], "loss_in_shape": both[1]}))
 
     def conflicts(self):
-        x, y = (_arrays(each) for each in (self.data.x, self.data.y))
+        everything, rows = self.rows.everything, self.rows.finite
+        x, y = arrays_of(everything.x), arrays_of(everything.y)
         if x and y:
             numbers = sum(leaf[0].size for leaf in x)
-            keys, labels = _input_checks.row_keys(x), _input_checks.row_keys(y)
-            self._add(_input_checks.conflicting_labels(keys, labels, numbers))
+            labels = _equal_samples.row_keys(y, rows)
+            self._add(_equal_samples.conflicting_labels(self._keys(), labels, numbers, rows))
 
     def against_validation(self):
-        data, other = self.data, self.validation
-        for label, a, b in (("x", data.x, other.x), ("y", data.y, other.y)):
-            pairs = list(zip(named(label, a), named(label, b), strict=False))
-            for (name, train), (_, validation) in pairs:
-                if label == "y" and _are_classes(train, None):
-                    self._add(_unknown_classes(name, train, validation))
-                elif not _are_tokens(train) or train.shape[1:] != validation.shape[1:]:
-                    self._add(_input_checks.scaled_differently(name, train, validation))
-        x, x_other = _arrays(data.x), _arrays(other.x)
-        same_kind = len(x) == len(x_other) and all(
-            a.shape[1:] == b.shape[1:] for a, b in zip(x, x_other, strict=True)
-        )
+        data, other = self.data, self.validation.sample
+        for (name, train), (_, validation) in zip(named("x", data.x), named("x", other.x), strict=False):
+            if not _are_tokens(train) or train.shape[1:] != validation.shape[1:]:
+                self._add(_input_checks.scaled_differently(name, train, validation))
+        kinds = dict(zip((name for name, _ in self._targets()), self._kinds(), strict=True))
+        for (name, train), (_, validation) in zip(
+            named("y", self.y), named("y", self.validation.targets()), strict=False
+        ):
+            kind = kinds.get(name)
+            if _are_classes(train, kind):
+                self._add(_unknown_classes(name, train, validation, kind is not None))
+            elif not _are_tokens(train) or train.shape[1:] != validation.shape[1:]:
+                self._add(_input_checks.scaled_differently(name, train, validation))
+        everything, rows = self.validation.everything, self.validation.finite
+        x, x_other = arrays_of(self.rows.everything.x), arrays_of(everything.x)
+        same_kind = len(x) == len(x_other) and all(a.shape[1:] == b.shape[1:] for a, b in zip(x, x_other, strict=True))
         if x and same_kind:
-            x_other = [b.astype(a.dtype) for a, b in zip(x, x_other, strict=True)]
-            self._add(_input_checks.leakage(_input_checks.row_keys(x), _input_checks.row_keys(x_other)))
+            others = _equal_samples.row_keys(x_other, rows, [each.dtype for each in x])
+            self._add(_equal_samples.leakage(self._keys(), others, self.rows.finite, rows))
 
     def shuffled(self):
-        features = [_features(array) for array in _arrays(self.data.x)]
-        labels = [_codes(array) for _, array in self._targets()]
+        generator, most = np.random.default_rng(self.seed), _label_dependence.SAMPLES
+        chosen = np.sort(generator.choice(self.data.size, min(most, self.data.size), replace=False))
+        data = self.data.take(chosen)
+        features = [_features(array, generator) for array in arrays_of(data.x)]
+        labels = [_codes(array) for _, array in self._targets(data.y)]
         if not features or not labels:
             return
         found = _label_dependence.dependence(np.hstack(features), np.hstack(labels), self.seed)
@@ -172,12 +189,23 @@ class Examination:
             )
             self._add(Finding("labels_independent", text, evidence=found._asdict()))
 
-    def _targets(self):
+    def _targets(self, y=None):
         """(name, array) of the targets, in the order of the outputs."""
-        y, names = self.data.y, self.probe.names
+        y, names = self.y if y is None else y, self.probe.names
         if isinstance(y, dict) and names and all(name in y for name in names):
             return [(f"y[{name!r}]", y[name]) for name in names]
         return list(named("y", y))
+
+    def _kinds(self):
+        """The kind of loss of each of the targets; None where it is not known."""
+        count, losses = len(self._targets()), self.probe.losses
+        return [_target_checks.loss_kind(loss) for loss in losses] if len(losses) == count else [None] * count
+
+    def _keys(self):
+        """Of the features of all finite samples. They take a while: made once."""
+        if self.keys is None:
+            self.keys = _equal_samples.row_keys(arrays_of(self.rows.everything.x), self.rows.finite)
+        return self.keys
 
     def _add(self, *findings):
         self.findings += [finding for finding in findings if finding is not None]
@@ -187,34 +215,8 @@ class Examination:
         return any(finding.name == name for finding in self.findings)
 
 
-def named(name, structure):
-    """(name, array) of each array of numbers: `x`, `x['image']`, `x[1]`; dicts in the order of their sorted keys."""
-    return [(label, array) for label, array in _all_named(name, structure) if array.dtype.kind in "fiub"]
-
-
 def _numbered(name, structure):
-    return [(i, pair) for i, pair in enumerate(_all_named(name, structure)) if pair[1].dtype.kind in "fiub"]
-
-
-def _all_named(name, structure):
-    if isinstance(structure, dict):
-        return [pair for key in sorted(structure) for pair in _all_named(f"{name}[{key!r}]", structure[key])]
-    if isinstance(structure, (list, tuple)):
-        return [pair for i, part in enumerate(structure) for pair in _all_named(f"{name}[{i}]", part)]
-    return [] if structure is None else [(name, structure)]
-
-
-def _arrays(structure):
-    return [array for _, array in named("", structure)]
-
-
-def _finite(data):
-    """The samples without NaN and infinities."""
-    good = np.ones(data.size, bool)
-    for array in [*_arrays(data.x), *_arrays(data.y)]:
-        if array.dtype.kind == "f":
-            good &= np.isfinite(array.reshape(len(array), -1)).all(axis=1)
-    return data if good.all() else data.take(np.flatnonzero(good))
+    return [(i, pair) for i, pair in enumerate(all_named(name, structure)) if pair[1].dtype.kind in "fiub"]
 
 
 def _are_tokens(array):
@@ -232,19 +234,26 @@ def _are_classes(y, kind):
     return kind is None and one_each and _target_checks.is_integer(y) and few
 
 
-def _unknown_classes(name, train, validation):
+def _unknown_classes(name, train, validation, are_known_classes):
     if train.shape[1:] != validation.shape[1:]:
         return _input_checks.scaled_differently(name, train, validation)
     unknown = np.setdiff1d(validation, train)
     if not len(unknown):
         return None
-    shown = ", ".join(f"{value:g}" for value in unknown[:5])
-    text = f"`{name}`: the classes {shown} occur in validation only: coded differently, or never learned."
-    return Finding("unknown_classes", text, evidence={"classes": unknown.tolist()})
+    shown = ", ".join(f"{value:g}" for value in unknown[:5]) + ", ..." * (len(unknown) > 5)
+    if are_known_classes:
+        text = f"`{name}`: the classes {shown} occur in validation only: coded differently, or never learned."
+    else:  # numbers of things are whole numbers too
+        text = f"`{name}`: the whole numbers {shown} occur in validation only. If they are classes, none is learned."
+    return Finding("unknown_classes", text, are_known_classes, {"classes": unknown.tolist()})
 
 
-def _features(array):
-    flat = array.reshape(len(array), -1).astype("float64")
+def _features(array, generator):
+    flat = array.reshape(len(array), -1)
+    most = _label_dependence.COLUMNS
+    if flat.shape[1] > most:
+        flat = flat[:, np.sort(generator.choice(flat.shape[1], most, replace=False))]
+    flat = flat.astype("float64")
     if array.ndim == 3:  # of a sequence also what does not depend on when it happens
         return np.hstack([flat, array.mean(axis=1), array.std(axis=1)])
     if not _are_tokens(array):

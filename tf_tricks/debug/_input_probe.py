@@ -179,4 +179,5 @@ def _watched(layers, see):
 
 
 def _array(tensor):
-    return keras.ops.convert_to_numpy(keras.ops.stop_gradient(tensor))
+    array = keras.ops.convert_to_numpy(keras.ops.stop_gradient(tensor))
+    return array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16, which is no number to NumPy

@@ -16,14 +16,17 @@ from tf_tricks.fit_hooks.replay_state import sublayers, untouched
 DEAD, SATURATED = 0.999, 0.9  # share of a layer's outputs
 
 
-def wrong_scale(found, predictions):
-    """A loss that takes logits for probabilities, or the other way around; found by looking at the first outputs."""
+def wrong_scale(found, predictions, layers):
+    """A loss that takes logits for probabilities (seen at the first outputs), or the other way around (seen at layers).
+
+    Args:
+        found: list of `Target`s, or None. predictions: the outputs. layers: list, what `output_layers` gives.
+    """
     findings = []
-    for target, output in zip(found or [], keras.tree.flatten(predictions), strict=True):
-        if target.kind not in ("sparse", "categorical", "binary"):
+    for target, output, layer in zip(found or [], keras.tree.flatten(predictions), layers, strict=False):
+        if not target.classifies:
             continue
         inside = bool(np.all((output >= 0) & (output <= 1)))
-        sums = np.abs(output.sum(-1, dtype="float64") - 1).max() < 1e-3
         if target.kind != "binary" and output.shape[-1] == 1:
             text = "The output has one unit, and its loss one class: the only class is always right. Give it a unit "
             text += "for each class, or a sigmoid and binary_crossentropy."
@@ -34,7 +37,7 @@ def wrong_scale(found, predictions):
                 f"{output.max():.3g}. Give the last layer a softmax or sigmoid, or the loss `from_logits=True`."
             )
             findings.append(Finding("logits_as_probabilities", text, evidence={"outputs": _ends(output)}))
-        elif target.from_logits and inside and (sums if target.kind != "binary" else len(output) > 1):
+        elif target.from_logits and _gives_probabilities(layer):  # logits between 0 and 1 are no fault
             text = (
                 "The loss has `from_logits=True`, and the outputs are probabilities already "
                 f"({output.min():.3g} to {output.max():.3g}): they are squashed twice. Take the softmax or sigmoid off "
@@ -44,11 +47,20 @@ def wrong_scale(found, predictions):
     return findings
 
 
-def out_of_range(model, data, found, predictions, bound):
-    """Targets that the activation of the output cannot reach, and the loss that remains."""
+def _gives_probabilities(layer):
+    activations = keras.activations
+    known = (activations.sigmoid, activations.softmax, activations.hard_sigmoid)
+    return isinstance(layer, keras.layers.Softmax) or getattr(layer, "activation", None) in known
+
+
+def out_of_range(model, data, found, predictions, layers):
+    """Targets that the activation of the output cannot reach, and the loss that remains.
+
+    Args:
+        found, predictions, layers: as for `wrong_scale`.
+    """
     findings, best = [], []
-    layers = output_layers(model, data.x)
-    for target, output, layer in zip(found or [], keras.tree.flatten(predictions), layers, strict=True):
+    for target, output, layer in zip(found or [], keras.tree.flatten(predictions), layers, strict=False):
         low, high = output_range(layer)
         wanted = target.y if target.kind == "regression" else target.probabilities()
         slack = 1e-3 * max(1e-12, target.spread() if target.kind == "regression" else 1.0)
@@ -98,8 +110,15 @@ def output_range(layer):
     if activation is keras.activations.softmax or isinstance(layer, keras.layers.Softmax):
         return 0.0, 1.0
     if isinstance(layer, keras.layers.ReLU):
-        return 0.0, layer.max_value
-    return limits(activation)
+        return None if layer.negative_slope else 0.0, layer.max_value
+    low, high = limits(activation)
+    if low is None and high is None:
+        return None, None
+    # Not all are monotonic: silu approaches 0 at -inf, and has its lowest value at -1.28.
+    points = np.linspace(-20.0, 20.0, 4001, dtype="float32")[None]
+    values = keras.ops.convert_to_numpy(activation(keras.ops.convert_to_tensor(points)))
+    lowest, highest = float(values.min()), float(values.max())
+    return None if low is None else min(low, lowest) + 0.0, None if high is None else max(high, highest)
 
 
 def without_gradient(model, data, before):

@@ -33,6 +33,7 @@ class Target:
         y: array, the targets in the shape of the predictions (integer labels without the axis of the classes).
         shape: tuple, of the predictions, samples first.
         from_logits: bool. smoothing: float, the loss's `label_smoothing`.
+        counts: array of bool, which samples (and positions) the loss does not leave out; None for all.
     """
 
     kind: str | None
@@ -40,6 +41,12 @@ class Target:
     shape: tuple
     from_logits: bool = False
     smoothing: float = 0.0
+    counts: np.ndarray | None = None
+
+    @property
+    def classifies(self):
+        """bool."""
+        return self.kind in ("sparse", "categorical", "binary")
 
     def probabilities(self):
         """The targets as the probabilities that the loss wants: smoothed, one-hot where they are integers."""
@@ -72,15 +79,18 @@ class Target:
         return np.clip(self.y, low, high).astype("float32")
 
     def accuracy(self, predictions):
-        """float in [0, 1], or None for a regression."""
-        if self.kind in ("regression", None):
+        """float in [0, 1], or None for a regression, and where no sample counts."""
+        if not self.classifies:
             return None
         if self.kind == "binary":
             right = (predictions > (0.0 if self.from_logits else 0.5)) == (self.y > 0.5)
         else:
             labels = self.y if self.kind == "sparse" else np.argmax(self.y, -1)
             right = np.argmax(predictions, -1) == labels
-        return float(np.mean(right))
+        if self.counts is not None:
+            counts = self.counts.reshape(self.counts.shape + (1,) * (right.ndim - self.counts.ndim))
+            right = right[np.broadcast_to(counts, right.shape)]
+        return float(np.mean(right)) if right.size else None
 
     def _outputs(self, probabilities):
         p = np.clip(probabilities, 1e-7, 1 - 1e-7)
@@ -89,21 +99,26 @@ class Target:
         return p.astype("float32")
 
 
-def targets(model, y, predictions):
+def targets(model, y, predictions, sample_weight=None):
     """A `Target` for each output; None if the targets do not match the outputs one by one.
 
     Args:
         model: a compiled keras.Model. y: its targets. predictions: its outputs as arrays.
+        sample_weight: None, or the weights of the samples, one array or one per output.
     """
     outputs, wanted = keras.tree.flatten(predictions), _as_outputs(model, y, predictions)
     losses = _losses(model, predictions, len(outputs))
     if wanted is None or len(wanted) != len(outputs) or any(each is None for each in wanted):
         return None
-    found = [_target(*each) for each in zip(losses, wanted, outputs, strict=True)]
+    weights = _as_outputs(model, sample_weight, predictions) or [None]
+    weights = weights * len(outputs) if len(weights) == 1 else weights
+    if len(weights) != len(outputs):
+        weights = [None] * len(outputs)
+    found = [_target(*each) for each in zip(losses, wanted, outputs, weights, strict=True)]
     return None if any(each is None for each in found) else found
 
 
-def _target(loss, y, output):
+def _target(loss, y, output, weights):
     kind, config = loss_kind(loss)
     y = np.asarray(y)
     if kind == "sparse":
@@ -113,7 +128,21 @@ def _target(loss, y, output):
     if y is None:
         return None
     smoothing = float(config.get("label_smoothing") or 0.0)
-    return Target(kind, y, output.shape, bool(config.get("from_logits", False)), smoothing)
+    counts = _counts(y, output.shape if kind == "binary" else output.shape[:-1], weights, config.get("ignore_class"))
+    return Target(kind, y, output.shape, bool(config.get("from_logits", False)), smoothing, counts)
+
+
+def _counts(y, shape, weights, ignored):
+    """Which of the positions (`shape`, or less axes) a loss takes into account; None for all."""
+    counts = None if ignored is None else y != ignored
+    if weights is None:
+        return counts
+    weighed = np.asarray(weights) != 0
+    if weighed.ndim > len(shape) and weighed.shape[-1] == 1:
+        weighed = weighed[..., 0]
+    if weighed.shape != shape[: weighed.ndim]:
+        return counts
+    return weighed if counts is None else counts & weighed.reshape(weighed.shape + (1,) * (y.ndim - weighed.ndim))
 
 
 def loss_kind(loss):

@@ -9,9 +9,9 @@ from tf_tricks._checks import check_instance, check_integer
 from tf_tricks.debug import _data, _label_dependence
 from tf_tricks.debug._budget import Budget
 from tf_tricks.debug._input_examination import Examination
+from tf_tricks.debug._input_rows import BYTES, Rows
 from tf_tricks.debug._result import WIDTH, Result
-
-BYTES = 2**28  # of a dataset that are kept in memory
+from tf_tricks.fit_hooks import random_state
 
 
 @dataclasses.dataclass
@@ -24,7 +24,8 @@ class InputCheck(Result):
             "integer_targets", "not_integers", "labels_out_of_range", "single_class", "imbalance", "constant_target",
             "target_scale", "broadcast", "labels_independent", "conflicting_labels", "shapes_differ",
             "scaled_differently", "unknown_classes", "leakage".
-        num_samples, num_validation_samples: int, how many were looked at.
+        num_samples, num_validation_samples: int, how many there are; of a dataset, how many were read.
+        num_sampled: int, how many of `num_samples` the statistics are made of.
         shapes: dict, name of an array -> its shape and dtype as a str.
         dependence: None, or the `Dependence` of labels and features: p_value, learner, score, chance, chance_stddev.
         percentiles: dict, name of an input -> (5, columns) array: the 0, 5, 50, 95 and 100 % points.
@@ -37,6 +38,7 @@ class InputCheck(Result):
 
     findings: list
     num_samples: int
+    num_sampled: int
     num_validation_samples: int
     shapes: dict
     dependence: object
@@ -50,6 +52,11 @@ class InputCheck(Result):
             f"check_inputs {'passed' if self.passed else 'FAILED'}: {self.num_samples} samples{validation}",
             arrays[:WIDTH],
         ]
+        if self.num_sampled < self.num_samples:
+            lines.append(
+                f"scales and distributions are those of {self.num_sampled} finite samples; NaN, equal samples and "
+                "labels are of all"
+            )
         if self.dependence is not None:
             d = self.dependence
             lines.append(
@@ -84,7 +91,9 @@ def check_inputs(x, y=None, model=None, validation=None, *, samples=10_000, seco
     the model counts), labels against loss and output units, targets that are broadcast, pictures in a wrong order of
     axes after a `Reshape` or with channels first. With `validation`: equal samples in both, other scales and classes.
 
-    The model is left as it is, to the bit; one that is not built is built.
+    Of arrays, finite values, constant columns, equal samples and labels are looked up in all samples, and have their
+    numbers; the rest is seen in `samples` of them. The model is left as it is, to the bit; one that is not built is
+    built. The random states stay as they are; the batches of a generator are used up.
 
     Args:
         x: arrays as `model` takes them (n samples each), preprocessed as in training; or a tf.data.Dataset, PyDataset,
@@ -92,8 +101,8 @@ def check_inputs(x, y=None, model=None, validation=None, *, samples=10_000, seco
         y: arrays of targets, or None.
         model: None, or a compiled keras.Model.
         validation: None, `(x, y)` or `(x, y, sample_weight)`, or a dataset.
-        samples: int >= 50, how many samples are looked at: at random of arrays, the first of a dataset (no more than
-            256 MiB).
+        samples: int >= 50, how many samples statistics are made of: at random of arrays, the first of a dataset, of
+            which no more are read (no more than 256 MiB).
         seconds: float > 0 or None; checks that there is no time for are named in the result.
         seed: int >= 0, of the random choices.
         verbose: 0: silent; 1: a progress bar.
@@ -114,25 +123,27 @@ def check_inputs(x, y=None, model=None, validation=None, *, samples=10_000, seco
             raise ValueError(f"`model` must be compiled. Received: model={model.name!r}, which is not")
     samples, seed = check_integer("samples", samples, _label_dependence.FEWEST), check_integer("seed", seed, 0)
     budget = Budget(seconds, None, verbose, "check_inputs")
-    found = Examination(_taken(x, y, samples, seed), model, _validation(validation, samples, seed), seed)
-    skipped = []
-    for name, check in found.checks():
-        if budget.over():
-            skipped.append(name)
-        else:
-            for _ in budget.steps(1):
-                check()
+    with random_state.unchanged():
+        found = Examination(_taken(x, y, samples, seed), model, _validation(validation, samples, seed), seed)
+        skipped = []
+        for name, check in found.checks():
+            if budget.over():
+                skipped.append(name)
+            else:
+                for _ in budget.steps(1):
+                    check()
     budget.close()
     return InputCheck(**found.result(), skipped=skipped)
 
 
 def _taken(x, y, samples, seed):
     if not _data.is_dataset(x):
-        return _data.samples(x, y, limit=samples, seed=seed)
+        return Rows(_data.samples(x, y), samples, seed)
     first, x = _data.first_batch(x)
     total = sum(a.nbytes for part in first for a in keras.tree.flatten(part) if a is not None)
     bytes_each = max(1, total // max(1, first.size))
-    return _data.samples(x, y, limit=max(first.size, min(samples, BYTES // bytes_each)))
+    limit = max(first.size, min(samples, BYTES // bytes_each))
+    return Rows(_data.samples(x, y, limit=limit), limit, seed)
 
 
 def _validation(validation, samples, seed):

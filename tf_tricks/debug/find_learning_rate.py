@@ -4,23 +4,20 @@ import dataclasses
 import math
 
 import keras
-import numpy as np
 
 from tf_tricks._checks import check_instance, check_integer, check_number, check_optional
 from tf_tricks._text_table import text_table
-from tf_tricks.debug import _data, _rates
+from tf_tricks.debug import _data, _targets
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._result import Finding, Result
+from tf_tricks.debug._rate_search import RateSearch
+from tf_tricks.debug._result import Result
 from tf_tricks.fit_hooks import innermost
-from tf_tricks.fit_hooks.borrowing import borrowed
-from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate, optimizer_rate
+from tf_tricks.fit_hooks.borrowing import borrowed, forget_steps
+from tf_tricks.fit_hooks.functional import LossFunction
+from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate, highest_rate, optimizer_rate
+from tf_tricks.fit_hooks.replay import loss_of_predictions
 
-POINTS, FEWEST_POINTS = 80, 25  # of the range test
-SWEEPS = 3  # range tests, each with other batches
-LENGTHS = (40, 120, 400)  # steps of the short trainings, of one round after the other
-SPACING = 2.0  # between the rates of the short trainings
 BYTES = 2**28  # of a dataset that are kept in memory
-FAR, LITTLE = 10, 0.5  # a rate is too low if it is so far below the suggestion and makes so little of its progress
 
 
 @dataclasses.dataclass
@@ -31,13 +28,14 @@ class LearningRates(Result):
         suggestion: float, or None where the loss falls at no rate.
         safe_maximum: float or None, the largest rate tried that still makes half of the best one's progress.
         steepest: float or None, the rate at which the loss of the range test falls fastest.
-        present: float, the rate of the optimizer's next step.
+        present: float, the optimizer's rate; of a schedule the highest one that is ahead, in 100 000 steps.
         verdict: str or None, on the present rate: "fine", "too low" or "too high".
         rates, losses: lists of float, the range test: the median over its runs, smoothed.
         tried, reached: lists of float, the rates of the last round of short trainings, ascending, and the loss each
             reached; NaN where it broke.
         length: int, steps of each of these trainings.
         findings: list of `Finding`s: "too_low", "too_high", "does_not_learn", "not_finite" (faults), "short_budget".
+            Of a model that has learned already (see `find_learning_rate`) the first three are remarks.
         passed: bool, whether none of them is a fault.
     Example:
         >>> result = find_learning_rate(model, x, y, seconds=None, steps=200, verbose=0)
@@ -59,10 +57,10 @@ class LearningRates(Result):
     model: keras.Model = dataclasses.field(repr=False)
 
     def apply(self):
-        """Set the suggestion on the model's optimizer; a schedule is multiplied so that it gives it now.
+        """Set the suggestion on the model's optimizer; a schedule is multiplied so that it goes up to it, from now on.
 
         Raises:
-            ValueError: there is no suggestion, or the schedule is at 0 now.
+            ValueError: there is no suggestion, or the schedule is at 0 from now on.
         """
         if self.suggestion is None:
             raise ValueError("`apply` needs a suggestion, and the loss falls at no rate. Received: suggestion=None")
@@ -70,13 +68,14 @@ class LearningRates(Result):
         if not callable(optimizer_rate(optimizer)):
             optimizer.learning_rate = self.suggestion
             return
-        now = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        if not now > 0:
+        highest = highest_rate(optimizer)
+        if not highest > 0:
             raise ValueError(
-                "`apply` multiplies a schedule, which must be above 0 now: give the optimizer a schedule with the peak "
-                f"that you want. Received: learning_rate={now:g}"
+                "`apply` multiplies a schedule, which must get above 0: give the optimizer a schedule with the peak "
+                f"that you want. Received: learning_rate={highest:g}"
             )
-        ScaledLearningRate.apply_to(optimizer, self.suggestion / now)
+        ScaledLearningRate.apply_to(optimizer, self.suggestion / highest)
+        forget_steps(self.model)  # a compiled step goes on with the schedule that it was compiled with
 
     def heading(self):
         if self.suggestion is None:
@@ -128,6 +127,10 @@ def find_learning_rate(
     the rates that fall behind are dropped. The suggestion is the centre of those that end about equally well: a range
     test alone sees each rate for one step.
 
+    A schedule is judged by the highest rate that is ahead: its first rate may be that of a warm-up. Where a model has
+    been trained already and its loss is below half of that of predicting the mean, no rate may help it any further:
+    what is found is then a remark.
+
     The model, its optimizer and the random states are afterwards as they were, to the bit. A budget that is too small
     for all of it leads to fewer points and rounds: the result rests on the last round that was completed.
 
@@ -166,8 +169,10 @@ def find_learning_rate(
     budget = Budget(seconds, steps, verbose, "find_learning_rate")
     data, batch_size = _batches(x, y, sample_weight, batch_size, seed)
     with borrowed(model, *data.take(slice(batch_size))) as loan:
-        search = _Search(loan, data, batch_size, budget, seed)
-        result = search.result(lowest, highest)
+        present = highest_rate(innermost(model.optimizer))
+        result = LearningRates(**RateSearch(loan, data, batch_size, budget, seed, present).fields(lowest, highest))
+        if not result.passed and _has_learned(loan, data.take(slice(batch_size)), result):
+            result.findings = [dataclasses.replace(finding, is_fault=False) for finding in result.findings]
     budget.close()
     return result
 
@@ -183,205 +188,16 @@ def _batches(x, y, sample_weight, batch_size, seed):
     return _data.samples(x, y, sample_weight, limit=limit, seed=seed), batch_size
 
 
-class _Search:
-    """The experiment, in a loan."""
-
-    def __init__(self, loan, data, batch_size, budget, seed):
-        self.loan, self.data, self.batch_size, self.budget, self.seed = loan, data, batch_size, budget, seed
-        self.present, self.present_loss = loan.learning_rate, None
-
-    def result(self, lowest, highest):
-        rates = self._points(lowest, highest)
-        runs = [self._sweep(rates, self.seed + number) for number in range(SWEEPS)]
-        # A sweep that the budget cut short would shorten the common curve.
-        whole = [run for run, complete in runs if run and complete] or [run for run, _ in runs[:1]]
-        curve = _rates.common_curve(whole)
-        if not len(curve):
-            return self._nothing(rates, [], Finding("not_finite", NOT_FINITE))
-        losses = _rates.smoothed(curve)
-        steepest = _rates.steepest_rate(rates, losses)
-        flat = max(1, len(rates) // 10)
-        begin = np.concatenate([run[:flat] for run in whole])
-        start, noise = float(np.mean(begin)), float(np.std(begin))
-        first = rates[len(losses) // 2] if steepest is None else steepest
-        tried, reached, length = self._rounds(first, rates[-1], start)
-        if not tried:
-            fell = steepest is not None and start - np.min(losses) > noise
-            if not fell:
-                return self._nothing(rates, losses, _does_not_learn(start, float(np.min(losses))))
-            safe = float(rates[int(np.argmin(losses))])
-            return self._result(steepest, safe, steepest, None, (rates, losses), ([], [], 0), [_SHORT])
-        best = float(np.nanmin(reached))
-        averaged = max(1, length // 4)
-        if start - best < 4 * noise * math.sqrt(1 / averaged + 1 / len(begin)) or start - best <= 1e-4 * abs(start):
-            return self._nothing(rates, losses, _does_not_learn(start, best), (tried, reached, length))
-        suggestion = _rates.best_rate(tried, reached, _tolerance(best, start))
-        safe = max(suggestion, _rates.largest_safe_rate(tried, reached, start))
-        verdict, findings = self._judge(suggestion, safe, best, start, length)
-        return self._result(suggestion, safe, steepest, verdict, (rates, losses), (tried, reached, length), findings)
-
-    # --- the range test -----------------------------------------------------------------------------------------------
-
-    def _points(self, lowest, highest):
-        """The rates of a sweep: fewer for a model of which the budget allows few steps."""
-        self._train(self.present, 2, self.seed)  # traces and compiles
-        before = self.budget.elapsed()
-        taken = len(self._train(self.present, 3, self.seed))
-        points = POINTS
-        if self.budget.seconds:
-            each = (self.budget.elapsed() - before) / max(1, taken)
-            points = int(min(points, max(0, self.budget.seconds - self.budget.elapsed()) / 8 / max(each, 1e-9)))
-        if self.budget.limit:
-            points = min(points, (self.budget.limit - self.budget.taken) // 8)
-        return np.geomspace(lowest, highest, max(FEWEST_POINTS, points))
-
-    def _sweep(self, rates, seed):
-        """(losses, is complete): of one range test."""
-        self.loan.reset()
-        losses, best, average = [], math.inf, 0.0
-        batches = self.data.batches(self.batch_size, seed)
-        for step in self.budget.steps(len(rates)):
-            self.loan.learning_rate = float(rates[step])
-            loss = self.loan.step(*next(batches))
-            if not math.isfinite(loss):
-                return losses, True
-            losses.append(loss)
-            average = 0.9 * average + 0.1 * loss
-            now = average / (1 - 0.9 ** len(losses))
-            start = losses[0] if len(losses) < 10 else float(np.mean(losses[:10]))
-            best = min(best, now)
-            if len(losses) > 10 and now > best + 2 * max(start - best, abs(start)):
-                return losses, True
-        return losses, len(losses) == len(rates)
-
-    # --- the short trainings ------------------------------------------------------------------------------------------
-
-    def _rounds(self, first, highest, start):
-        """(rates, losses, steps of each) of the last round that was completed."""
-        rates = [r for r in first * SPACING ** np.arange(-4.0, 5.0) if r <= highest]
-        found, limit = ([], [], 0), math.inf
-        for length in LENGTHS:
-            # The present rate takes part in each round: the verdict on it must not be what the budget leaves out.
-            present = self._round([self.present] if self.present > 0 else [], length, {})
-            reached = None if present is None else self._round(rates, length, {})
-            if reached is None:
-                break
-            self.present_loss = present.get(self.present)
-            # A best rate at the end of the row: it goes on there. Not beyond a rate that broke.
-            while np.isfinite(list(reached.values())).any():
-                rates = sorted(reached)
-                losses = [reached[rate] for rate in rates]
-                best = int(np.nanargmin(losses))
-                more = []
-                if best <= 1:
-                    more = [rates[0] / SPACING, rates[0] / SPACING**2]
-                elif best == len(rates) - 1 and rates[-1] * SPACING <= min(highest, limit):
-                    more = [rates[-1] * SPACING]
-                if not more or len(rates) > 24:
-                    break
-                further = self._round(more, length, reached)
-                if further is None:
-                    return rates, losses, length
-                reached = further
-            if not np.isfinite(list(reached.values())).any():
-                break
-            found = (rates, losses, length)
-            limit = min([limit, *(r for r in rates if not math.isfinite(reached[r]))])
-            rates = _survivors(rates, losses, start)
-        return found
-
-    def _round(self, rates, length, reached):
-        """`reached` and the losses that trainings at `rates` reach; None if the budget does not last."""
-        reached = dict(reached)
-        for rate in rates:
-            losses = self._train(rate, length, self.seed)
-            if len(losses) < length and math.isfinite(losses[-1] if losses else 0.0):
-                return None
-            reached[rate] = float(np.mean(losses[-max(1, length // 4) :]))
-        return reached
-
-    def _train(self, rate, length, seed):
-        """The losses of a training, with a NaN for the step that broke it; fewer than `length` at the budget's end."""
-        self.loan.reset()
-        self.loan.learning_rate = float(rate)
-        losses, batches = [], self.data.batches(self.batch_size, seed)
-        for _ in self.budget.steps(length):
-            loss = self.loan.step(*next(batches))
-            losses.append(loss if math.isfinite(loss) else math.nan)
-            if not math.isfinite(loss):
-                break
-        return losses
-
-    # --- what it means ------------------------------------------------------------------------------------------------
-
-    def _judge(self, suggestion, safe, best, start, length):
-        if not self.present > 0:
-            return None, []
-        if suggestion / SPACING <= self.present <= safe:
-            return "fine", []
-        loss = self.present_loss
-        made = _rates.progress(loss, best, start)
-        if made >= LITTLE or suggestion / FAR < self.present < suggestion:
-            return "fine", []
-        name, word = ("too_low", "too low") if self.present < suggestion else ("too_high", "too high")
-        what = "breaks the training" if math.isnan(loss) else f"reaches a loss of {loss:.3g} in {length} steps"
-        text = (
-            f"The learning rate is {word}: {self.present:.3g} {what}, from {start:.3g}; rates around {suggestion:.2g} "
-            f"reach {best:.3g}. Set it to {suggestion:.2g}, for example with `.apply()`."
-        )
-        evidence = {"rate": self.present, "loss": loss, "best_loss": best, "start_loss": start}
-        return word, [Finding(name, text, evidence=evidence)]
-
-    def _nothing(self, rates, losses, finding, tried=((), (), 0)):
-        return self._result(None, None, None, None, (rates, losses), tried, [finding])
-
-    def _result(self, suggestion, safe, steepest, verdict, sweep, tried, findings):
-        rates, losses = sweep
-        return LearningRates(
-            suggestion=suggestion,
-            safe_maximum=safe,
-            steepest=steepest,
-            present=self.present,
-            verdict=verdict,
-            rates=[float(r) for r in rates[: len(losses)]],
-            losses=[float(each) for each in losses],
-            tried=[float(r) for r in tried[0]],
-            reached=[float(each) for each in tried[1]],
-            length=tried[2],
-            findings=findings,
-            model=self.loan.model,
-        )
-
-
-def _tolerance(best, start):
-    """How much above the best loss is "about as good"."""
-    return max(0.05 * abs(best), 0.005 * (start - best), 1e-12)
-
-
-def _survivors(rates, losses, start):
-    """The rates that may still turn out the best in a longer training: the lower ones need longer, so they get more."""
-    best = int(np.nanargmin(losses))
-    kept = [
-        rate
-        for i, (rate, loss) in enumerate(zip(rates, losses, strict=True))
-        if abs(i - best) <= 1 or _rates.progress(loss, losses[best], start) >= (0.8 if i < best else 0.95)
-    ]
-    return kept
-
-
-NOT_FINITE = (
-    "The loss is not finite with the first batch, at any rate. Look for the cause with NaNGuard or overfit_one_batch."
-)
-_SHORT = Finding(
-    "short_budget",
-    "The budget was over before the short trainings: this rests on the range test alone. Give it more `seconds`.",
-    is_fault=False,
-)
-
-
-def _does_not_learn(start, best):
-    text = (
-        f"The loss falls at no rate: {start:.4g} before training, {best:.4g} at the best rate. The rate is not what is "
-        "wrong. Look with overfit_one_batch whether the model can learn at all, and with check_inputs at the data."
-    )
-    return Finding("does_not_learn", text, evidence={"start_loss": start, "best_loss": best})
+def _has_learned(loan, batch, result):
+    """Has the model been trained, to a loss that training at no rate halves?"""
+    seen = result.findings[0].evidence
+    start, best = seen.get("start_loss", math.nan), seen.get("best_loss", math.nan)
+    loan.reset()
+    if not int(loan.model.optimizer.iterations) or not best > 0.5 * start or math.isnan(seen.get("loss", 0.0)):
+        return False
+    predictions = LossFunction(loan.model, training=True, compiled=False).predictions(batch.x)
+    found = _targets.targets(loan.model, batch.y, predictions)
+    if not found or any(target.kind is None for target in found):
+        return False
+    mean = keras.tree.pack_sequence_as(predictions, [target.mean() for target in found])
+    return start < 0.5 * loss_of_predictions(loan.model, batch.x, batch.y, mean, batch.sample_weight)

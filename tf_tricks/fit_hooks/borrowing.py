@@ -45,7 +45,7 @@ def borrowed(model, x, y=None, sample_weight=None):
     Yields:
         A `Loan`.
     """
-    state = _RandomState()
+    state = random_state.Snapshot()
     try:
         if not all(layer.built for layer in [model, *model.layers]):
             before = _Values(model)
@@ -80,12 +80,11 @@ class Loan:
             if BACKEND == "tensorflow":
                 model.jit_compile = False
             self._build(batch)
-        self._start, self._random = _Values(model), _RandomState()
+        self._start, self._random = _Values(model), random_state.Snapshot()
 
     def forget_steps(self):
         """Have Keras trace the model anew: call it after a change that the next step shall see."""
-        for name in _STEPS:
-            object.__setattr__(self.model, name, None)
+        forget_steps(self.model)
 
     def reset(self):
         """Give all variables and random generators the values that they had at the begin of the loan."""
@@ -126,17 +125,10 @@ class Loan:
                 self.model.optimizer.build(self.model.trainable_variables)
 
 
-class _RandomState:
-    """The states of all random generators of the process."""
-
-    def __init__(self):
-        self._state, self._legacy = random_state.take(), np.random.get_state()
-
-    def put_back(self):
-        random_state.put_back(self._state)
-        if self._state["keras"] is None:
-            random_state.forget_keras_global()
-        np.random.set_state(self._legacy)
+def forget_steps(model):
+    """Have Keras compile a model's steps anew, after a change that they would not see, as of the schedule."""
+    for name in _STEPS:
+        object.__setattr__(model, name, None)
 
 
 class _Values:

@@ -61,3 +61,11 @@ def base_rate(optimizer, ahead=0):
     if ahead and isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
         return rate(keras.ops.maximum(optimizer._iterations + ahead, 0))  # `iterations` counts accumulated steps as one
     return optimizer.learning_rate
+
+
+def highest_rate(optimizer):
+    """The highest rate that is ahead, as a float: a schedule is asked at steps up to 100 000 ahead."""
+    ahead = [0]
+    if isinstance(optimizer_rate(optimizer), keras.optimizers.schedules.LearningRateSchedule):
+        ahead += sorted({round(10 ** (eighths / 8)) for eighths in range(41)})
+    return max(float(keras.ops.convert_to_numpy(base_rate(optimizer, steps))) for steps in ahead)

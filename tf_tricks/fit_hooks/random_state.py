@@ -51,6 +51,23 @@ def put_back(state, python=True):
             context._rng.setstate(_tuples(state["tensorflow_seeds"]))
 
 
+class Snapshot:
+    """All of them as they are now, to be put back as often as needed."""
+
+    def __init__(self):
+        self._state, self._legacy = take(), np.random.get_state()
+        torch = sys.modules.get("torch")  # whatever the backend: a DataLoader shuffles with it
+        self._torch = None if torch is None else torch.get_rng_state()
+
+    def put_back(self):
+        put_back(self._state)
+        if self._state["keras"] is None:
+            forget_keras_global()
+        np.random.set_state(self._legacy)
+        if self._torch is not None:
+            sys.modules["torch"].set_rng_state(self._torch)
+
+
 @contextlib.contextmanager
 def unchanged(owner=None):
     """Draw what you like; afterwards all generators are where they were, also after an exception.
@@ -58,21 +75,14 @@ def unchanged(owner=None):
     Args:
         owner: an object with generators of its own, among its attributes or, of a DataLoader, its samplers; or None.
     """
-    state, legacy = take(), np.random.get_state()
-    loaded = sys.modules.get("torch")  # whatever the backend: a DataLoader shuffles with it
-    order = None if loaded is None else loaded.get_rng_state()
+    before = Snapshot()
     own = LoaderSeeds(owner) if hasattr(owner, "batch_sampler") else OwnGenerators(owner)
     seeds = own.take()
     try:
         yield
     finally:
         own.put_back(seeds)
-        put_back(state)
-        if state["keras"] is None:
-            forget_keras_global()
-        np.random.set_state(legacy)
-        if order is not None:
-            loaded.set_rng_state(order)
+        before.put_back()
 
 
 def host():

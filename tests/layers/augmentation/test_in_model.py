@@ -6,6 +6,7 @@ import pytest
 
 from tf_tricks.layers import (
     Augmentation,
+    RandomBrightness,
     RandomColorJitter,
     RandomErasing,
     RandomFlip,
@@ -75,3 +76,26 @@ def test_every_step_of_a_compiled_network_draws_anew(backend):
         losses[name] = model.fit(images, labels, batch_size=16, epochs=4, shuffle=False, verbose=0).history["loss"]
     np.testing.assert_allclose(losses["bare"], losses["bare"][0], rtol=1e-5)
     assert len({round(each, 5) for each in losses["augmented"]}) == 4, losses
+
+
+def test_layers_that_have_trained_are_exported(backend, tmp_path):
+    if backend != "tensorflow":
+        pytest.skip("a SavedModel is TensorFlow's")
+    import tensorflow as tf
+
+    layer = Augmentation([RandomFlip(), RandomBrightness(0.1)], seed=1)
+    images, labels = red_or_blue(8)
+    model = keras.Sequential([layer, keras.layers.Flatten(), keras.layers.Dense(2)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images, labels, verbose=0)
+    layer(np.zeros((2, 128, 128, 3), "float32"), training=True)  # image by image
+    model.export(tmp_path / "exported", verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "exported"))
+    assert loaded.serve(images).shape == (8, 2)  # Keras has augmentation go on in an exported model, also its own
+
+    module = tf.Module()
+    module.layer = layer
+    module.serve = tf.function(lambda x: layer(x, training=False), input_signature=[tf.TensorSpec((None, 12, 12, 3))])
+    tf.saved_model.save(module, str(tmp_path / "saved"))
+    loaded = tf.saved_model.load(str(tmp_path / "saved"))
+    np.testing.assert_array_equal(loaded.serve(images), images)

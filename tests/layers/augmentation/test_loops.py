@@ -16,9 +16,10 @@ from tf_tricks.layers.augmentation import (
     RandomGaussianBlur,
     RandomGaussianNoise,
     RandomRotation,
+    _compiled,
     _loops,
 )
-from tf_tricks.layers.augmentation._namespaces import OPS
+from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
 
 JITTER = {"brightness_factor": 0.2, "contrast_factor": 0.5, "saturation_factor": (0.3, 0.7), "hue_factor": 0.2}
 LAYERS = {
@@ -136,3 +137,107 @@ def test_the_gradient_goes_through_the_turns(turns_of):
         found = gradient(tf.constant(x)).numpy()
     # A flip moves values, brightness adds, contrast keeps the mean: each sum is what it was.
     np.testing.assert_allclose(found.mean(axis=(1, 2)), weights[:, 0, 0], rtol=1e-3)
+
+
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's functions")
+
+
+@on_tensorflow
+@pytest.mark.parametrize("mode", ["graph", "XLA", "eager"])
+@pytest.mark.parametrize(
+    ("name", "batch", "in_a_turn"),
+    [
+        ("flip and brightness", 3, 1),
+        ("flip and brightness", 3, 0),
+        ("flip and brightness", 1, 1),
+        ("flip and brightness", None, 1),
+        ("blur", None, 1),
+        ("jitter", 3, 1),
+    ],
+)
+def test_the_gradient_goes_through_a_layer_whatever_compiles_around_it(mode, name, batch, in_a_turn, turns_of):
+    if batch is None and mode == "eager":
+        pytest.skip("eager, the batch is known")
+    import tensorflow as tf
+
+    turns_of(in_a_turn)
+    layer = {
+        "flip and brightness": lambda: Augmentation([RandomFlip("horizontal"), RandomBrightness(0.1)], seed=1),
+        "blur": lambda: RandomGaussianBlur((1.0, 1.0), 3, seed=1),
+        "jitter": lambda: RandomColorJitter(brightness_factor=0.1, contrast_factor=0.1, seed=1),
+    }[name]()
+    x = images(batch or 3) * 0.1 + 110.0  # nothing is clipped
+    weights = np.random.default_rng(1).normal(size=(len(x), 1, 1, 3)).astype("float32")
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(layer(x, training=True) * weights)
+        return tape.gradient(y, x)
+
+    if mode != "eager":
+        spec = [tf.TensorSpec((batch, *x.shape[1:]))]
+        gradient = tf.function(gradient, input_signature=spec, jit_compile=mode == "XLA")
+    # A flip moves values, brightness adds, contrast keeps the mean, and so does a blur: each sum is what it was.
+    found = gradient(tf.constant(x)).numpy().mean(axis=(1, 2))
+    np.testing.assert_allclose(found, weights[:, 0, 0], rtol=1e-3, atol=1e-6)
+
+
+@on_tensorflow
+def test_the_gradient_has_a_gradient(turns_of):
+    import tensorflow as tf
+
+    turns_of(1)
+    layer = Augmentation([RandomFlip("horizontal"), RandomBrightness(0.1)], seed=1)
+
+    @tf.function
+    def second(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                y = tf.reduce_sum(layer(x, training=True) ** 2)
+            total = tf.reduce_sum(inner.gradient(y, x))
+        return outer.gradient(total, x)
+
+    np.testing.assert_allclose(second(tf.constant(images(3) * 0.1 + 110.0)), 2.0)
+
+
+@on_tensorflow
+def test_bytes_have_no_gradient():
+    import tensorflow as tf
+
+    layer, x = Augmentation([RandomFlip(), RandomBrightness(0.1)], seed=1, dtype="uint8"), tf.constant(images(2))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.cast(layer(x, training=True), "float32")
+    assert tape.gradient(y, x) is None
+
+
+def test_tensorflow_loops_on_the_cpu_unless_it_sees_a_gpu(monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+    seen = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["a GPU, hidden"])
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: seen)
+    xp, shape = namespace_of(tf.zeros(())), (64, 224, 224, 3)
+    assert _loops.images_in_a_turn(xp, shape) == 1
+    seen.append("a GPU")
+    in_pipeline = xp is not OPS  # `tf.data`, of another backend: on the CPU in any case
+    assert _loops.images_in_a_turn(xp, shape) == in_pipeline
+
+
+@on_tensorflow
+def test_where_nothing_is_compiled_nothing_loops(turns_of, monkeypatch):
+    import tensorflow as tf
+
+    turns_of(1)
+    loops, one_by_one = [], _loops.one_by_one
+    monkeypatch.setattr(_loops, "one_by_one", lambda *args: loops.append(args) or one_by_one(*args))
+    results = []
+    for most in (16, 0):  # sizes that are compiled
+        monkeypatch.setattr(_compiled, "MOST_SIZES", most)
+        layer = Augmentation([RandomFlip(), RandomBrightness(0.1)], seed=1)
+        results.append(tf.function(lambda x, layer=layer: layer(x, training=True))(tf.constant(images())).numpy())
+        assert bool(loops) == (most > 0)
+        loops.clear()
+    np.testing.assert_allclose(*results, atol=0.01)

@@ -78,6 +78,27 @@ def test_ragged_boxes_are_padded_for_every_layer():
         assert boxes.shape == (3, 3, 4) and (boxes[0, 1:] == 0).all() and (boxes[2] > 0).all()
 
 
+def test_ragged_labels_of_boxes_in_bytes_are_padded_too():
+    def in_bytes(batch):
+        boxes = batch["bounding_boxes"]
+        return {**batch, "bounding_boxes": {**boxes, "labels": tf.cast(boxes["labels"], "uint8")}}
+
+    batch = next(iter(data().map(in_bytes).map(RandomCrop(6, 7, bounding_box_format="xyxy", seed=1))))
+    labels = batch["bounding_boxes"]["labels"]
+    assert labels.dtype == "int32"
+    np.testing.assert_array_equal(labels[:, 1:] >= 0, [[False, False], [True, False], [True, True]])
+
+
+@pytest.mark.parametrize("layer", [RandomCrop(4, 4), RandomFlip()], ids=["RandomCrop", "RandomFlip"])
+def test_ragged_keypoints_are_refused(layer):
+    def with_keypoints(batch):
+        images = batch["images"] if isinstance(layer, RandomCrop) else tf.zeros((3, 9, 9, 3))
+        return {"images": images, "keypoints": batch["bounding_boxes"]["boxes"]}
+
+    with pytest.raises(ValueError, match="`keypoints` must be as many for each image. Received: a tf.RaggedTensor of"):
+        data().map(with_keypoints).map(layer)
+
+
 def test_other_layers_refuse_images_of_different_sizes():
     with pytest.raises(ValueError, match="RandomFlip: images must all have one size. Received: a tf.RaggedTensor"):
         data().map(RandomFlip())

@@ -5,23 +5,30 @@ of a pass. Torch runs its operations as they are: its compiler needs a C++ compi
 """
 
 import functools
+import threading
 
 from tf_tricks._backend import BACKEND, jax
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 MOST_SIZES = 16  # eager TensorFlow with images of more sizes than these: compiling takes longer than it gains
+_here = threading.local()
 
 
 class Compiled:
     """A function `(xp, images, parameters)` of tensors, compiled for each namespace, and again for each shape.
 
+    The gradient goes to the images, not to the parameters.
+
     Args:
-        function: callable `(xp, images, parameters)` without side effects; `parameters` is a nest of tensors.
+        function: callable `(xp, images, parameters)` without side effects, which returns a tensor; `parameters` is a
+            nest of tensors.
+        has_gradient: bool. False: the images do not go into the result, which may then be any nest of tensors.
     """
 
-    def __init__(self, function):
+    def __init__(self, function, has_gradient=True):
         self._function = function
+        self._has_gradient = has_gradient
         self._compiled = None  # made at the first use; not in a copy or a pickle of the layer
         self._in_tensorflow = None
         self._sizes = set()
@@ -33,30 +40,90 @@ class Compiled:
                 self._sizes.add(size)
             if size not in self._sizes:  # XLA would compile anew for each size
                 return self._function(xp, images, parameters)
-            return self._tensorflow(xp)(images, parameters)
+            if self._in_tensorflow is None:
+                self._in_tensorflow = self._tensorflow(xp)
+            return self._in_tensorflow(images, parameters)
         if BACKEND == "jax":
             if self._compiled is None:
-                self._compiled = jax.jit(functools.partial(self._function, OPS))
+                self._compiled = jax.jit(_while_compiling(functools.partial(self._function, OPS)))
             return self._compiled(images, parameters)
         return self._function(xp, images, parameters)
 
     def _tensorflow(self, xp):
-        if self._in_tensorflow is None:
-            # No autograph: there is nothing in a pass that it would have to convert. `partial`, because TensorFlow
-            # counts tracings by the code of a Python function, and would warn of those of all layers together.
-            self._in_tensorflow = tensorflow().function(
-                functools.partial(self._function, xp),
-                jit_compile=True,
-                autograph=False,
-                reduce_retracing=True,
-            )
-        return self._in_tensorflow
+        tf, function = tensorflow(), _while_compiling(functools.partial(self._function, xp))
+        plain = _xla(function)
+        if not self._has_gradient:
+            return lambda images, parameters: plain(tf.stop_gradient(images), parameters)
+        run = _differentiable(lambda values, parameters: [function(*values, parameters)])
+        return lambda images, parameters: (
+            run([images], parameters)[0] if images.dtype.is_floating else plain(images, parameters)
+        )
 
     def __deepcopy__(self, memo):
-        return Compiled(self._function)
+        return Compiled(self._function, self._has_gradient)
 
     def __reduce__(self):
-        return Compiled, (self._function,)
+        return Compiled, (self._function, self._has_gradient)
+
+
+def is_compiling():
+    """Is a function being compiled now, on behalf of a `Compiled`?"""
+    return getattr(_here, "is_compiling", False)
+
+
+def _while_compiling(function):
+    def traced(*args):
+        before, _here.is_compiling = is_compiling(), True
+        try:
+            return function(*args)
+        finally:
+            _here.is_compiling = before
+
+    return traced
+
+
+def _xla(function):
+    """A `tf.function` that XLA compiles."""
+    # No autograph: there is nothing in a pass that it would have to convert. `partial`, because TensorFlow counts
+    # tracings by the code of a Python function, and would warn of those of all layers together.
+    return tensorflow().function(functools.partial(function), jit_compile=True, autograph=False, reduce_retracing=True)
+
+
+def _differentiable(function):
+    """A function `(values, parameters)` of lists of tensors, one of tensors, compiled; its gradient goes to the values.
+
+    What a loop or a branch keeps for its gradient cannot leave code compiled by XLA. So the gradient is a function of
+    its own, which computes the result once more; it has a gradient in the same way.
+    """
+    tf, compiled = tensorflow(), _xla(function)
+
+    @functools.cache
+    def backward(count):
+        def gradient(given, parameters):
+            values, upstream = given[:count], given[count:]
+            with tf.GradientTape() as tape:
+                tape.watch(values)
+                result = function(values, parameters)
+            return tape.gradient(result, values, upstream, unconnected_gradients="zero")
+
+        return _differentiable(gradient)
+
+    def run(values, parameters):
+        # A tape must not see them go in: it would have all kept that the gradient needs.
+        results = compiled([tf.stop_gradient(each) for each in values], parameters)
+        if not all(each.dtype.is_floating for each in results):
+            return results
+
+        @tf.custom_gradient
+        def on_tape(*values):
+            def gradient(*upstream):
+                return backward(len(values))([*values, *upstream], parameters)
+
+            return results, gradient
+
+        return on_tape(*values)
+
+    return run
 
 
 def apart(xp, compute, number):

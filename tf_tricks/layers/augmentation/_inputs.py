@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import keras
+
 from tf_tricks.layers._in_tensorflow import tensorflow
 
 KEYS = ("images", "labels", "bounding_boxes", "segmentation_masks", "keypoints", "sample_weights")
@@ -34,10 +36,10 @@ def unpack(xp, data, data_format, layer):
         raise ValueError(
             f"{layer}: images must have shape ({axes}), or (batch, {axes}). Received: shape {tuple(images.shape)}"
         )
-    others = {key: value for key, value in pad_boxes(data).items() if key != "images"} if is_dict else {}
+    others = {key: value for key, value in without_ragged(data, layer).items() if key != "images"} if is_dict else {}
     if unknown := set(others) - set(KEYS):
         raise ValueError(f"{layer}: the keys are {', '.join(KEYS)}. Received: {', '.join(sorted(map(repr, unknown)))}")
-    others = map_nest(xp.convert_to_tensor, others)
+    others = with_signed_labels(xp, map_nest(xp.convert_to_tensor, others))
     if rank == 3:
         images = images[None]
         others = map_nest(lambda value: value[None], others)
@@ -53,8 +55,14 @@ def are_masks_first(data_format, shape, images_shape):
     """Are masks of a shape, for a batch of images of another, `(batch, channels, height, width)`?"""
     if data_format != "channels_first" or len(shape) != 4:
         return False
-    size = images_shape[2:4]
-    return not (shape[1:3] == size and shape[2:4] != size)
+    last, first = (_may_be_equal(shape[at : at + 2], images_shape[2:4]) for at in (1, 2))
+    if first and last and (shape[1] is None) != (shape[3] is None):
+        return shape[1] is not None  # of the axes that would be the channels, this one is of a known length
+    return first or not last
+
+
+def _may_be_equal(one, other):
+    return all(None in pair or pair[0] == pair[1] for pair in zip(one, other, strict=True))
 
 
 def is_ragged(value):
@@ -62,18 +70,45 @@ def is_ragged(value):
     return tensorflow() is not None and isinstance(value, tensorflow().RaggedTensor)
 
 
-def pad_boxes(data):
-    """The dict with ragged boxes, another number for each image, made dense as Keras does: extent 0 and label -1."""
+def without_ragged(data, layer):
+    """The dict with ragged boxes, another number for each image, made dense as Keras does: extent 0 and label -1.
+
+    Raises:
+        ValueError: keypoints are ragged.
+    """
+    if is_ragged(data.get("keypoints")):  # nothing would tell the padding from a keypoint
+        raise ValueError(
+            f"{layer}: `keypoints` must be as many for each image. Received: a tf.RaggedTensor of shape "
+            f"{tuple(data['keypoints'].shape)}; pad them, with a third column that says which are there"
+        )
     boxes = data.get("bounding_boxes")
     if not isinstance(boxes, dict) or not any(map(is_ragged, boxes.values())):
         return data
     padded = {}
     for key, value in boxes.items():
         if is_ragged(value):
+            value = tensorflow().cast(value, dtype_of_box_labels(value.dtype)) if key == "labels" else value
             shape = [None, None, 4] if key == "boxes" else None
             value = value.to_tensor(default_value=-1 if key == "labels" else 0, shape=shape)
         padded[key] = value
     return {**data, "bounding_boxes": padded}
+
+
+def dtype_of_box_labels(dtype):
+    """int32 for an unsigned one, which has no -1, the label of a box that is not there."""
+    name = keras.backend.standardize_dtype(dtype)
+    return "int32" if name.startswith("uint") else name
+
+
+def with_signed_labels(xp, others):
+    """What belongs to the images, the labels of the boxes in `dtype_of_box_labels`."""
+    boxes = others.get("bounding_boxes")
+    if not isinstance(boxes, dict) or "labels" not in boxes:
+        return others
+    found, dtype = boxes["labels"], dtype_of_box_labels(boxes["labels"].dtype)
+    if dtype == keras.backend.standardize_dtype(found.dtype):
+        return others
+    return {**others, "bounding_boxes": {**boxes, "labels": xp.cast(found, dtype)}}
 
 
 def pack(xp, inputs, images, others):

@@ -11,7 +11,7 @@ import threading
 
 from tf_tricks._backend import BACKEND, jax
 from tf_tricks.layers._in_tensorflow import tensorflow
-from tf_tricks.layers.augmentation._compiled import apart
+from tf_tricks.layers.augmentation._compiled import apart, is_compiling
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 LEAST_VALUES = 2**15  # of a turn of the loop: a turn of fewer costs more than its arithmetic
@@ -39,22 +39,19 @@ def _is_compiled_for_cpu(xp):
         return False
     if xp is OPS and BACKEND == "jax":
         return jax.default_backend() == "cpu"
-    return not tensorflow().config.list_physical_devices("GPU")
-
-
-def is_eager(xp):
-    """Does TensorFlow compute each operation at once?"""
-    return (xp is not OPS or BACKEND == "tensorflow") and tensorflow().executing_eagerly()
+    # `tf.data` computes on the CPU; which layers are in it, only another backend's can tell.
+    return xp is not OPS or not tensorflow().config.get_visible_devices("GPU")
 
 
 def in_turns(xp, function, images, parameters, dtype):
     """`function(xp, images, parameters)`, for some images after the others, as many as `images_in_a_turn` says.
 
-    In the function `settled` keeps steps apart. `parameters` is a list of nests of tensors `(batch, ...)`, the last one
-    of numbers that change from call to call, int32 `(batch,)`. `dtype` is that of the result.
+    All at once where nothing is being compiled: there a loop only costs. In the function `settled` keeps steps apart.
+    `parameters` is a list of nests of tensors `(batch, ...)`, the last one of numbers that change from call to call,
+    int32 `(batch,)`. `dtype` is that of the result.
     """
     count = images_in_a_turn(xp, tuple(images.shape))
-    if count == 0 or is_eager(xp):
+    if count == 0 or not is_compiling():
         return function(xp, images, parameters)
 
     def turn(xp, images, parameters):
@@ -125,18 +122,7 @@ def one_by_one(xp, function, images, parameters, dtype):
         )
         return tf.map_fn(body, given, fn_output_signature=tf.as_dtype(dtype))[:count]
 
-    # The gradient runs the loop once more: what a loop keeps for its gradient cannot leave code compiled by XLA.
-    @tf.custom_gradient
-    def run(images):
-        def gradient(upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(images)
-                result = loop(images)
-            return tape.gradient(result, images, upstream)
-
-        return loop(images), gradient
-
-    return run(images)
+    return loop(images)
 
 
 def repeat(xp, times, function, value):

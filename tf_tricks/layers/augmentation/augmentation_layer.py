@@ -9,7 +9,7 @@ from tf_tricks._checks import check_integer, check_one_of, check_optional, check
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _loops, _random
 from tf_tricks.layers.augmentation._compiled import Compiled, apart
-from tf_tricks.layers.augmentation._inputs import are_masks_first, is_ragged, pack, unpack
+from tf_tricks.layers.augmentation._inputs import are_masks_first, dtype_of_box_labels, is_ragged, pack, unpack
 from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
 
 
@@ -46,7 +46,7 @@ class AugmentationLayer(keras.layers.Layer):
         )
         self._generator = keras.random.SeedGenerator(self.seed)
         self._counter = None  # of the calls in tf.data with JAX or Torch, which cannot count there
-        self._draw = Compiled(self._draw_all)
+        self._draw = Compiled(self._draw_all, has_gradient=False)
         self._passes = {}  # see `_plan`; TensorFlow saves no model with a dict whose keys are not strings
 
     # --- what a subclass says ------------------------------------------------------------------------------------
@@ -256,7 +256,9 @@ class AugmentationLayer(keras.layers.Layer):
     def compute_output_spec(self, data, training=True):
         def spec(name, value):
             if isinstance(value, dict):
-                return {key: spec(name, each) for key, each in value.items()}
+                return {key: spec(f"{name}/{key}", each) for key, each in value.items()}
+            if name == "bounding_boxes/labels":
+                return keras.KerasTensor(value.shape, dtype_of_box_labels(value.dtype))
             if name == "images":
                 return keras.KerasTensor(self.compute_output_shape(value.shape), dtype=self.compute_dtype)
             return keras.KerasTensor(*self.spec_beside(data["images"].shape, name, tuple(value.shape), value.dtype))

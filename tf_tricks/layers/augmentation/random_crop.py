@@ -6,7 +6,8 @@ from tf_tricks._checks import check_integer
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _geometry, _kernels
 from tf_tricks.layers.augmentation._compiled import Compiled
-from tf_tricks.layers.augmentation._inputs import is_ragged, map_nest, pad_boxes
+from tf_tricks.layers.augmentation._inputs import is_ragged, map_nest, with_signed_labels, without_ragged
+from tf_tricks.layers.augmentation._namespaces import namespace_of
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
 
 
@@ -25,7 +26,7 @@ class Cropping(GeometricAugmentation):
         super().__init__(**kwargs)
         self.height = check_integer("height", height, 1)
         self.width = check_integer("width", width, 1)
-        self._at_rest = Compiled(self._rest)
+        self._at_rest = Compiled(self.transform)
 
     def output_size(self, size):
         return self.height, self.width
@@ -53,8 +54,9 @@ class Cropping(GeometricAugmentation):
 
     def call_ragged(self, data, training):
         tf, is_dict = tensorflow(), isinstance(data, dict)
-        nest = pad_boxes(data) if is_dict else {"images": data}
+        nest = without_ragged(data, type(self).__name__) if is_dict else {"images": data}
         nest = map_nest(lambda value: value if is_ragged(value) else tf.convert_to_tensor(value), nest)
+        nest = with_signed_labels(namespace_of(data["images"] if is_dict else data), nest)
 
         def one(values):
             values = map_nest(lambda value: value.to_tensor() if is_ragged(value) else value, values)
@@ -73,9 +75,6 @@ class Cropping(GeometricAugmentation):
         # One after the other, so that each image takes the next number of the generator.
         result = tf.map_fn(one, nest, fn_output_signature=spec("", nest), parallel_iterations=1)
         return result if is_dict else result["images"]
-
-    def _rest(self, xp, images, parameters):
-        return self.transform(xp, images, parameters)
 
     def get_config(self):
         return {**super().get_config(), "height": self.height, "width": self.width}
