@@ -14,10 +14,12 @@ import pytest
 import tf_tricks
 from tests.contract import refusals
 from tests.contract.augmentation_rows import AUGMENTATIONS
+from tests.contract.debug_rows import DEBUG
 from tests.contract.initializer_rows import INITIALIZERS
 from tests.contract.layer_rows import LAYERS
 from tests.contract.models import BACKEND, EPOCHS, MODES, QUICK, SHAPES, STEPS, Run, assert_same_bits
 from tests.contract.rows import ALL_SECTIONS, CALLBACKS, FUNCTIONS, ROWS
+from tf_tricks.debug._result import Result
 from tf_tricks.fit_hooks.learning_rate import ScaledLearningRate, optimizer_rate
 
 CLASSES = sorted(name for name, row in ROWS.items() if row.make is not None)
@@ -56,7 +58,8 @@ def run_of(mode, name=None):
 
 
 def test_every_public_name_has_a_row_and_every_row_a_public_name():
-    assert sorted([*ROWS, *LAYERS, *AUGMENTATIONS, *INITIALIZERS]) == sorted(public_names())
+    results = [name for name, each in public_names().items() if inspect.isclass(each) and issubclass(each, Result)]
+    assert sorted([*ROWS, *LAYERS, *AUGMENTATIONS, *INITIALIZERS, *DEBUG, *results]) == sorted(public_names())
     assert all(isinstance(public_names()[name], type) == (name in CLASSES) for name in ROWS)
 
 
