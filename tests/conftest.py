@@ -35,6 +35,8 @@ def pytest_configure(config):
     # The million objects of a backend's modules live as long as the tests: no collection has to look at them again.
     gc.collect()
     gc.freeze()
+    # The models of all tests before make a full collection take seconds: one for two million new objects, not 70,000.
+    gc.set_threshold(10_000, 20, 10)
     if keras.backend.backend() == "tensorflow":
         _split_the_cpu()
     if keras.backend.backend() == "jax":
