@@ -191,7 +191,10 @@ HEAD = (
 
 def line(name, found, nbytes):
     def middle(who):
-        return f"{statistics.median(found[who]['ms']):.1f}" if isinstance(found.get(who), dict) else "-"
+        if not isinstance(found.get(who), dict):
+            return "-"
+        ms = statistics.median(found[who]["ms"])
+        return f"{ms:.1f}" if ms >= 1 else f"{ms:.2g}"
 
     def times(who):
         if not isinstance(found.get(who), dict):

@@ -191,7 +191,7 @@ class Trial:
         keras.utils.set_random_seed(seed)
         self._model.set_weights(self._build().get_weights())
         for variable in self._model.optimizer.variables:
-            variable.assign(keras.ops.zeros_like(variable))
+            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
         order = np.random.default_rng(seed).permutation(len(self._pool[0]))
         train, aside = np.split(order[: ARGUMENTS.images + 1000], [ARGUMENTS.images])
         images, labels = self._pool

@@ -72,6 +72,14 @@ def samples(x, y=None, sample_weight=None, limit=None, seed=0):
     return found
 
 
+def check_targets(model, found):
+    """Raise ValueError if `model` was compiled with a loss that needs targets, and the `Samples` have none."""
+    cls = type(model)
+    has_own_loss = cls.compute_loss is not keras.Model.compute_loss or cls.train_step is not keras.Model.train_step
+    if found.y is None and model.loss is not None and not has_own_loss:
+        raise ValueError("`y` must hold the targets, or `x` be a dataset that brings them along. Received: y=None")
+
+
 def is_dataset(x):
     """Is `x` something that gives batches, rather than arrays in a structure?"""
     if isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec") or hasattr(x, "batch_sampler"):

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tf_tricks import _layer_calls
+from tf_tricks.debug._layer_signals import replaced_calls
 from tf_tricks.fit_hooks.borrowing import borrowed
 from tf_tricks.fit_hooks.functional import LossFunction
 from tf_tricks.fit_hooks.replay_state import sublayers
@@ -152,12 +153,12 @@ def _has_kernel(layer):
     return any(len(weight.shape) > 1 for weight in layer.weights)
 
 
-@contextlib.contextmanager
 def _watched(layers, see):
     """Let `see(layer, inputs, outputs)` know of every call with values of each of the `layers`."""
-    before = [(vars(layer), vars(layer).get("call")) for layer in layers]
 
-    def watching(layer, call):
+    def watching(layer):
+        call = layer.call
+
         def watched_call(*args, **kwargs):
             outputs = call(*args, **kwargs)
             if _layer_calls.are_concrete((args, kwargs, outputs)):
@@ -166,16 +167,7 @@ def _watched(layers, see):
 
         return watched_call
 
-    for layer in layers:
-        vars(layer)["call"] = watching(layer, layer.call)
-    try:
-        yield
-    finally:
-        for namespace, call in before:
-            if call is None:
-                del namespace["call"]
-            else:
-                namespace["call"] = call
+    return replaced_calls(layers, watching)
 
 
 def _array(tensor):

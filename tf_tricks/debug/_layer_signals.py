@@ -144,12 +144,17 @@ def _shapes(structure):
     return keras.tree.map_structure(lambda t: tuple(t.shape), structure)
 
 
-@contextlib.contextmanager
 def bypassed(layers):
     """Let each of the `layers` return its input, in all that runs meanwhile in this process."""
+    return replaced_calls(layers, lambda layer: lambda inputs, *args, **kwargs: inputs)
+
+
+@contextlib.contextmanager
+def replaced_calls(layers, make):
+    """Let `make(layer)` stand for the `call` of each of the `layers`, in all that runs meanwhile in this process."""
     before = [(vars(layer), vars(layer).get("call")) for layer in layers]
     for layer in layers:
-        vars(layer)["call"] = lambda inputs, *args, **kwargs: inputs
+        vars(layer)["call"] = make(layer)
     try:
         yield
     finally:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_tricks._checks import check_integer
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._data import samples
+from tf_tricks.debug._data import check_targets, samples
 from tf_tricks.debug._result import Finding, Result
 from tf_tricks.debug.check_gradients import check_compiled
 from tf_tricks.fit_hooks.borrowing import borrowed
@@ -129,6 +129,7 @@ def batch_size_advice(
     budget = Budget(seconds, steps, verbose, "Measuring the noise of the gradient")
     check_integer("steps", _MOST if steps is None else steps, _FEWEST)
     found = samples(x, y, sample_weight, limit=_LIMIT, seed=seed)
+    check_targets(model, found)
     if found.size < _FEWEST:
         raise ValueError(f"`x` must have at least {_FEWEST} samples. Received: {found.size}")
     small = max(1, found.size // _MOST)

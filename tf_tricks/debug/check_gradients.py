@@ -11,7 +11,7 @@ from tf_tricks._checks import check_instance, check_integer, check_number, check
 from tf_tricks._text_table import text_table
 from tf_tricks.debug import _gradient_findings
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._data import samples
+from tf_tricks.debug._data import check_targets, samples
 from tf_tricks.debug._gradient_lines import Point, directions, jittered, scale_of, tensors_of
 from tf_tricks.debug._result import Finding, Result
 from tf_tricks.fit_hooks.borrowing import borrowed
@@ -146,6 +146,7 @@ def check_gradients(
     seed = check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "Comparing gradients with differences")
     found = samples(x, y, sample_weight, limit=batch_size, seed=seed)
+    check_targets(model, found)
     try:
         with borrowed(model, *found):
             if not model.trainable_variables:

@@ -168,6 +168,7 @@ def find_learning_rate(
     check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "find_learning_rate")
     data, batch_size = _batches(x, y, sample_weight, batch_size, seed)
+    _data.check_targets(model, data)
     with borrowed(model, *data.take(slice(batch_size))) as loan:
         present = highest_rate(innermost(model.optimizer))
         result = LearningRates(**RateSearch(loan, data, batch_size, budget, seed, present).fields(lowest, highest))

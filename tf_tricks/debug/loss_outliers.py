@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_tricks._checks import check_bool, check_integer, check_optional
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._data import is_dataset, samples
+from tf_tricks.debug._data import check_targets, is_dataset, samples
 from tf_tricks.debug._result import Finding, Result
 from tf_tricks.debug._sample_losses import CHUNK, held_out_losses, is_sum, losses_of, sample_losses, unregularised
 from tf_tricks.debug.check_gradients import check_compiled
@@ -145,6 +145,7 @@ def loss_outliers(
     seed = check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "Looking for samples that stand out")
     data = samples(x, y, sample_weight, limit=limit if is_dataset(x) else None)
+    check_targets(model, data)
     numbers = np.arange(data.size)
     if data.size > limit:
         numbers = np.sort(np.random.default_rng(seed).choice(data.size, limit, replace=False))

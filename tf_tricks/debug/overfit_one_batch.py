@@ -138,7 +138,9 @@ def overfit_one_batch(model, x, y=None, sample_weight=None, *, samples=8, second
     check_integer("samples", samples, 1)
     check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "overfit_one_batch")
-    data = _different(_data.samples(x, y, sample_weight, limit=max(CANDIDATES, samples), seed=seed), samples)
+    found = _data.samples(x, y, sample_weight, limit=max(CANDIDATES, samples), seed=seed)
+    _data.check_targets(model, found)
+    data = _different(found, samples)
     with warnings.catch_warnings(), borrowed(model, *data) as loan:
         warnings.filterwarnings("ignore", "Gradients do not exist")  # a finding says so, with the layers
         result = OverfitOneBatch(**OverfitTest(loan, data, budget).fields())

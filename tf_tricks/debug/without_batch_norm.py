@@ -154,8 +154,7 @@ def without_batch_norm(
     seed = check_integer("seed", seed, 0)
     budget = Budget(seconds, None, verbose, "without_batch_norm")
     data = _data.samples(x, y, limit=batch_size * steps, seed=seed)
-    if data.y is None:
-        raise ValueError("`y` must hold the targets, or `x` be a dataset that brings them along. Received: y=None")
+    _data.check_targets(model, data)
     first = next(data.batches(batch_size, seed))
     with borrowed(model, *first) as loan:
         normalisations = [layer for layer in sublayers(model) if isinstance(layer, classes)]

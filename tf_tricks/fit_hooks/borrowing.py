@@ -139,7 +139,8 @@ class _Values:
         inside = {id(each.value) for each in found if isinstance(each, keras.Variable)}  # Torch's own parameters
         self._kept = [(each, _read(each), *_settings(each)) for each in found if id(each) not in inside]
         # An experiment leaves its last gradient on Torch's parameters, as large as the model.
-        self._grads = [(each, each.grad) for each in found if torch and isinstance(each, torch.Tensor)]
+        leaves = [each for each in found if torch and isinstance(each, torch.Tensor) and each.is_leaf]
+        self._grads = [(each, each.grad) for each in leaves]
 
     def put_back(self):
         for variable, value, regularizer, trainable in self._kept:
