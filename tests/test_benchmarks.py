@@ -223,3 +223,27 @@ def test_every_model_of_debug_cost_is_small_and_its_data_fit(monkeypatch):
         x, y = module.data(model, 2)
         assert model.count_params() <= 1e6
         assert (x.shape[1:], y.shape, model.output_shape) == (model.input_shape[1:], (2,), (None, 10))
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
+)
+def test_learning_rate_finder_measures_spread_and_loss(monkeypatch, tmp_path, capsys):
+    finder = load("learning_rate_finder", monkeypatch)
+    output = tmp_path / "learning_rate_finder.md"
+    finder.main(["--quick", "--tasks", "diabetes, MLP", "--output", str(output)])
+    text = output.read_text()
+    assert text.strip() == capsys.readouterr().out.strip() and keras.__version__ in text
+    cells = next(line for line in text.splitlines() if line.startswith("| diabetes, MLP |")).split(" | ")
+    assert len(cells) == 9 and cells[7] in ("0 of 2", "1 of 2", "2 of 2")
+    suggestions, ratios = ([float(each) for each in cells[i].split()] for i in (1, 5))
+    assert len(suggestions) == len(ratios) == 2 and min(suggestions + ratios) > 0
+    assert float(cells[2].split()[0]) == pytest.approx(max(suggestions) / min(suggestions), rel=0.1)
+
+
+def test_every_task_of_learning_rate_finder_fits_its_model(monkeypatch):
+    finder = load("learning_rate_finder", monkeypatch)
+    for task in finder.TASKS:
+        model, x, y = finder.compiled(task, 0)
+        assert model.output_shape[0] is None and len(x) == len(y) and model.count_params() < 50_000
+        assert model.predict_on_batch(x[:2]).shape == (2, 1 if "diabetes" in task else 10)

@@ -1,7 +1,9 @@
 """Scripts as users write them, healthy and with a planted fault: what is printed, the exit status, what is left."""
 
 import dataclasses
+import inspect
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from tf_tricks._cli import main
 from tf_tricks.debug._result import Finding
 
 BACKEND = keras.backend.backend()
+EVERY_CHECK = _check_script.CHECKS
 HEAD = """
 import keras
 import numpy as np
@@ -41,6 +44,9 @@ def script(tmp_path):
 @dataclasses.dataclass
 class Outcome:
     findings: list
+
+    def heading(self):
+        return "look: 7 things seen\nand more"
 
 
 @pytest.fixture
@@ -118,7 +124,11 @@ def test_stops_at_the_first_fit(script, seen, capsys, body):
     [(case, seconds)] = seen
     assert case.data.size == 96 and case.data.y.shape == (96, 1) and seconds == pytest.approx(9, abs=1)
     out, err = capsys.readouterr()
-    assert "train.py: " in out and "\nPASS   look " in out and "1 passed, 0 failed, 0 raised, 0 skipped" in out
+    assert (
+        "train.py: " in out
+        and re.search(r"\nPASS   look +[0-9.]+ s  7 things seen\n", out)
+        and "1 passed, 0 failed, 0 raised, 0 skipped" in out
+    )
     assert "not reached" not in out + err and err == ""
 
 
@@ -167,6 +177,40 @@ def test_data_of_every_kind(script, seen, kind):
     assert case.data.size == {"split": 72, "pair": 96}.get(kind, limit)
     validation = None if case.validation is None else case.validation.size
     assert validation == {"split": 24, "pair": 10, "endless generator": None}.get(kind, limit)
+
+
+def test_the_batch_size_and_the_weights_are_those_of_fit(script, seen, monkeypatch):
+    labels = "y = np.arange(96) % 3\n"
+    dataset = "((x[i : i + 24], y[i : i + 24]) for i in range(0, 96, 24))"
+    for body, batch_size, weights in (
+        ("model.fit(x, y)", None, None),
+        ("model.fit(x, y, batch_size=48, class_weight={0: 1.0, 1: 3.0})", 48, [1, 3, 1]),
+        ("model.fit(x, np.eye(3)[y], class_weight={2: 0.5}, validation_split=0.5)", None, [1, 1, 0.5]),
+        ("model.fit(x, y[:, None], class_weight={2: 0.5}, sample_weight=np.full(96, 2.0))", None, [2, 2, 1]),
+        (f"model.fit({dataset}, class_weight={{0: 4}})", 24, [4, 1, 1]),
+    ):
+        assert main(["check", script(labels + body)]) == 0
+        case, _ = seen.pop()
+        assert case.batch_size == batch_size
+        found = case.data.sample_weight
+        assert found is None if weights is None else found.tolist() == (weights * 32)[: case.data.size]
+        assert case.data.size == (48 if "split" in body else 96)
+    given = {}
+    for name in ("find_learning_rate", "batch_size_advice", "check_gradients", "overfit_one_batch"):
+        function = getattr(debug, name)
+
+        def replaced(*args, name=name, **kwargs):
+            given[name] = kwargs.get("batch_size")
+            return Outcome([])
+
+        replaced.__signature__ = inspect.signature(function)
+        monkeypatch.setattr(debug, name, replaced)
+    checks = [check for check in EVERY_CHECK if hasattr(getattr(debug, check.name), "__signature__")]
+    monkeypatch.setattr(_check_script, "CHECKS", tuple(checks))
+    assert main(["check", script("model.fit(x, y, batch_size=48)")]) == 0
+    # That of the gradients' check is no size of training.
+    wanted = {"overfit_one_batch": None, "check_gradients": None, "find_learning_rate": 48, "batch_size_advice": 48}
+    assert given == wanted
 
 
 @pytest.mark.parametrize(
@@ -240,6 +284,22 @@ def test_the_page(script, monkeypatch, capsys):
     np.testing.assert_allclose(given, [3, 12], atol=1)  # a quarter of 12; then what is left
 
 
+ERRORS = {
+    "Exception encountered when calling Dense.call().\n\n\x1b[1mThe shapes do\nnot fit.\x1b[0m\n\nArguments received "
+    "by Dense.call():\n  - inputs=tensor": "The shapes do not fit.",
+    'in user code:\n\n    File "/b.py", line 9, in call  *\n        y = x @ w\n\n    ValueError: Not so.\n': "Not so.",
+    "Graph execution error:\n\nDetected at node sub defined at (most recent call last):\n<stack traces unavailable>\n"
+    "Incompatible shapes: [2] vs. [3]\n\t [[{{node sub}}]] [Op:__inference_3]": "Incompatible shapes: [2] vs. [3]",
+    "": "",
+    "plain: words": "plain: words",
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), ERRORS.items(), ids=range(len(ERRORS)))
+def test_an_error_is_its_last_sentence(text, wanted):
+    assert _check_script.last_sentence(ValueError(text)) == wanted
+
+
 def test_the_backend_that_the_script_chooses(script, capsys, monkeypatch):
     started = []
     monkeypatch.setattr(
@@ -265,6 +325,55 @@ def test_a_planted_fault_and_its_healthy_twin(script, capsys, monkeypatch):
     assert "2 passed, 0 failed, 0 raised" in capsys.readouterr().out
     assert main(["check", script("x[7, 2] = np.nan\nmodel.fit(x, y)")]) == 1
     assert "FAIL   check_inputs" in capsys.readouterr().out
+
+
+def checks_named(*names):
+    return tuple(check for check in EVERY_CHECK if check.name in names)
+
+
+def test_a_loss_that_only_the_train_step_knows_and_nothing_to_train_are_no_errors(script, capsys, monkeypatch):
+    monkeypatch.setattr(_check_script, "CHECKS", checks_named("check_gradients", "batch_size_advice"))
+    own = """
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(4)
+
+            def call(self, x):
+                return self.dense(x)
+
+            def train_step(self, *args):
+                raise NotImplementedError
+
+        model = Own()
+        model.compile("sgd")
+        model.fit(x)
+        """
+    assert main(["check", script(own), "--seconds", "2"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("only the `train_step` of Own knows the loss: override `compute_loss` instead") == 2, out
+    assert "0 failed, 0 raised, 2 skipped" in out
+    names = ("check_gradients", "find_learning_rate", "batch_size_advice")
+    monkeypatch.setattr(_check_script, "CHECKS", checks_named(*names))
+    assert main(["check", script("model.trainable = False\nmodel.fit(x, y)"), "--seconds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("the model has no trainable weights") == 3 and "0 raised, 3 skipped" in out
+
+
+def test_what_the_checks_found_is_told_though_nothing_is_wrong(script, capsys, monkeypatch):
+    def by_steps(check, **options):  # a limit in seconds would cut off another part on each machine
+        def run(case, seconds):
+            data = case.model, case.data.x, case.data.y
+            return getattr(debug, check.name)(*data, batch_size=case.batch_size, seconds=None, verbose=0, **options)
+
+        return dataclasses.replace(check, run=run)
+
+    checks = zip(checks_named("find_learning_rate", "batch_size_advice"), ({"steps": 900}, {}), strict=True)
+    monkeypatch.setattr(_check_script, "CHECKS", tuple(by_steps(check, **options) for check, options in checks))
+    assert main(["check", script("model.fit(x, y, batch_size=16)")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"PASS find_learning_rate [0-9.]+ s [0-9.e+-]+; safe up to .* The present rate is 0.01", out)
+    assert re.search(r"PASS batch_size_advice [0-9.]+ s A batch of 16 ", out)
 
 
 def test_all_checks_from_the_command_line(script):

@@ -16,6 +16,7 @@ from tests.contract.debug_rows import DEBUG
 from tf_tricks._backend import BACKEND
 from tf_tricks.debug._budget import Budget
 from tf_tricks.debug._result import Result
+from tf_tricks.fit_hooks.functional import UnknownLossError
 
 layers = keras.layers
 FUNCTIONS = {name: getattr(tf_tricks.debug, name) for name in DEBUG}
@@ -39,6 +40,25 @@ class Subclassed(keras.Model):
 
     def train_step(self, *arguments):
         return super().train_step(*arguments)
+
+
+class Adding(layers.Layer):
+    """Has a loss of its own."""
+
+    def call(self, inputs):
+        self.add_loss(0.1 * keras.ops.mean(keras.ops.square(inputs)))
+        return inputs
+
+
+class KnownToItsStep(keras.Sequential):
+    """Compiled without a loss, trained on `x` alone."""
+
+    def train_step(self, *arguments):
+        vars(self)["compute_loss"] = lambda x, y, y_pred, *_, **__: keras.ops.mean(keras.ops.square(y_pred - x))
+        try:
+            return super().train_step(*arguments)
+        finally:
+            del vars(self)["compute_loss"]
 
 
 def functional():
@@ -170,6 +190,75 @@ def test_several_inputs_and_outputs(name):
     model = compiled(several(), metrics=None)
     before = noted(model)
     assert isinstance(call(name, model, {"a": X, "b": -X}, {"one": Y, "two": 2 * Y}), Result)
+    assert_untouched(model, *before)
+
+
+def mixed():
+    keras.config.set_dtype_policy("mixed_float16")
+    return compiled(functional())
+
+
+def under_xla():
+    model = compiled(functional())
+    model.jit_compile = BACKEND != "torch"
+    return model
+
+
+def of_one_size():
+    inputs = keras.Input(batch_shape=(8, 4))
+    return compiled(keras.Model(inputs, layers.Dense(1)(layers.Dense(8, activation="tanh")(inputs))))
+
+
+UNUSUAL = {
+    "mixed precision": mixed,
+    "run_eagerly": lambda: compiled(functional(), run_eagerly=True),
+    "XLA": under_xla,
+    "a fixed batch size": of_one_size,
+    "add_loss": lambda: compiled(keras.Sequential([keras.Input((4,)), layers.Dense(8), Adding(), layers.Dense(1)])),
+}
+
+
+@pytest.mark.parametrize("name", ["batch_size_advice", "overfit_one_batch"])  # one looks at gradients, one trains
+@pytest.mark.parametrize("kind", UNUSUAL)
+def test_unusual_models(kind, name):
+    model = UNUSUAL[kind]()
+    before = noted(model)
+    result = call(name, model, **({"steps": 10} if name == "overfit_one_batch" else {}))
+    assert result.passed and np.isfinite([float(value) for value in result.series()[1]]).all()
+    assert_untouched(model, *before)
+
+
+def test_a_fixed_batch_size_is_kept_to_or_refused():
+    model = of_one_size()
+    assert tf_tricks.debug.check_inputs(X, Y, model, verbose=0).named("does_not_fit") is None
+    assert call("check_gradients", model).passed
+    assert len(call("without_batch_norm", model).bare_steps) == 2
+    with pytest.raises(ValueError, match="`model` must take any number of samples. Received: .* hold 8"):
+        call("loss_outliers", model)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras distributes on TensorFlow and JAX only")
+@pytest.mark.parametrize("name", ["batch_size_advice", "find_learning_rate"])
+def test_a_model_on_several_devices(name, request):
+    strategy = request.getfixturevalue("mirrored_strategy" if BACKEND == "tensorflow" else "data_parallel")
+    with strategy.scope():
+        model = compiled(functional())
+        model.fit(X, Y, batch_size=16, verbose=0)
+        before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+        assert call(name, model, batch_size=16).passed
+    for a, b in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(b))
+
+
+def test_a_loss_that_only_the_train_step_knows_is_trained_on_and_not_looked_into():
+    model = KnownToItsStep([keras.Input((4,)), layers.Dense(4)])
+    model.compile("sgd", jit_compile=False)
+    before = noted(model)
+    for name in ("find_learning_rate", "overfit_one_batch"):
+        assert call(name, model, X, None).passed
+    for name in ("batch_size_advice", "check_gradients", "loss_outliers"):
+        with pytest.raises(UnknownLossError, match="`model` must be compiled with a loss"):
+            call(name, model, X, None)
     assert_untouched(model, *before)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import io
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -15,27 +16,37 @@ import traceback
 import typing
 
 import keras
+import numpy as np
 
 from tf_tricks import debug
 from tf_tricks._backend import BACKEND
-from tf_tricks.debug._data import Samples, is_dataset, samples
+from tf_tricks.debug._data import Samples, first_batch, fixed_batch_size, is_dataset, samples
 from tf_tricks.debug._result import Finding
 from tf_tricks.debug.signal_propagation import is_healthy
+from tf_tricks.fit_hooks.functional import UnknownLossError
 from tf_tricks.fit_hooks.replay_state import sublayers
 
 DATASET_SAMPLES = 2048  # as many of a dataset are read, once for all checks
 SIGNAL_SAMPLES = 256
 FAULTS_SHOWN = 3  # of one check: the report is one page
+LINES_OF_ERROR = 3
 _INDENT, _WIDTH = " " * 7, 100
 
 
 @dataclasses.dataclass
 class Case:
-    """The first `fit` of a script: its model, data and validation data, as `Samples`."""
+    """The first `fit` of a script.
+
+    Attributes:
+        model: keras.Model.
+        data, validation: `Samples`, the latter None where there are none; class weights are part of `data`'s weights.
+        batch_size: int, or None for that of Keras.
+    """
 
     model: keras.Model
     data: Samples
     validation: Samples | None = None
+    batch_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +58,30 @@ class Check:
         weight: float, its part of the time.
         run: callable `(case, seconds) -> result` with `findings`.
         skip: callable `case -> str`, why it does not apply, "" if it does.
+        outcome: callable `result -> str`, what it found out, whether that is a fault or not.
     """
 
     name: str
     weight: float
     run: typing.Callable
     skip: typing.Callable = lambda case: ""
+    outcome: typing.Callable = lambda result: _headline(result, 1)
 
 
-def _of_debug(name):
-    """Call a function of `tf_tricks.debug` with the model and the data."""
+def _headline(result, lines):
+    """The first lines of a result's heading as one, without the name of the check."""
+    heading = result.heading() if hasattr(result, "heading") else ""
+    return re.sub(r"^\w+(?: passed| FAILED)?: ", "", " ".join(heading.splitlines()[:lines]))
+
+
+def _of_debug(name, passes=("sample_weight", "batch_size")):
+    """Call a function of `tf_tricks.debug` with the model and the data, and what it `passes` of the call of `fit`."""
 
     def run(case, seconds):
         function = getattr(debug, name)
-        extra = {"sample_weight": case.data.sample_weight} if case.data.sample_weight is not None else {}
-        extra = {key: value for key, value in extra.items() if key in inspect.signature(function).parameters}
+        known = inspect.signature(function).parameters
+        extra = {"sample_weight": case.data.sample_weight, "batch_size": case.batch_size}
+        extra = {key: extra[key] for key in passes if key in known and extra[key] is not None}
         return function(case.model, case.data.x, case.data.y, seconds=seconds, verbose=0, **extra)
 
     return run
@@ -75,14 +95,18 @@ def _inputs(case, seconds):
 
 
 @dataclasses.dataclass
-class _Findings:
+class _Verdict:
     findings: list
+    verdict: str
+
+    def heading(self):
+        return "" if self.findings else self.verdict
 
 
 def _signal(case, seconds):
     part = case.data.take(slice(SIGNAL_SAMPLES))
     verdict = debug.signal_propagation(case.model, part.x, part.y).verdict
-    return _Findings([] if is_healthy(verdict) else [Finding("signal", verdict)])
+    return _Verdict([] if is_healthy(verdict) else [Finding("signal", verdict)], verdict)
 
 
 def _without_batch_norm(case):
@@ -90,15 +114,30 @@ def _without_batch_norm(case):
     return "" if found else "the model has no batch normalisation"
 
 
+def _nothing_to_train(case):
+    built = all(layer.built for layer in [case.model, *case.model.layers])
+    return "the model has no trainable weights" if built and not case.model.trainable_variables else ""
+
+
+def _one_size(case):
+    size = fixed_batch_size(case.model)
+    return f"the model takes batches of {size} samples only" if size else ""
+
+
+def _advice(result):
+    return " ".join(finding.text for finding in result.findings if not finding.is_fault)
+
+
 CHECKS = (
     Check("check_inputs", 1, _inputs),
     Check("signal_propagation", 1, _signal),
     Check("without_batch_norm", 1, _of_debug("without_batch_norm"), _without_batch_norm),
     Check("overfit_one_batch", 1.5, _of_debug("overfit_one_batch")),
-    Check("check_gradients", 1.5, _of_debug("check_gradients")),
-    Check("find_learning_rate", 2, _of_debug("find_learning_rate")),
-    Check("batch_size_advice", 1, _of_debug("batch_size_advice")),
-    Check("loss_outliers", 1, _of_debug("loss_outliers")),
+    # A batch of its own size, of few samples: its errors do not depend on that, its time does.
+    Check("check_gradients", 1.5, _of_debug("check_gradients", ("sample_weight",)), _nothing_to_train),
+    Check("find_learning_rate", 2, _of_debug("find_learning_rate"), _nothing_to_train, lambda r: _headline(r, 2)),
+    Check("batch_size_advice", 1, _of_debug("batch_size_advice"), _nothing_to_train, _advice),
+    Check("loss_outliers", 1, _of_debug("loss_outliers"), _one_size, lambda r: _headline(r, 2)),
 )
 
 
@@ -241,22 +280,20 @@ class _FirstFit:
         )
         wanted = os.environ.get("KERAS_BACKEND", BACKEND)
         if wanted != BACKEND:
-            self._print(
-                f"note   The script asks for {wanted} too late: set KERAS_BACKEND={wanted} outside of it."
-            )
+            self._print(f"note   The script asks for {wanted} too late: set KERAS_BACKEND={wanted} outside of it.")
         counts = {"PASS": 0, "FAIL": 0, "ERROR": 0, "skip": 0}
         begin = time.monotonic()
-        reasons = {check.name: "left out" if check.name in self.skip else check.skip(case) for check in CHECKS}
-        weight = sum(check.weight for check in CHECKS if not reasons[check.name])
-        for check in CHECKS:
-            if reasons[check.name]:
-                self._print(f"skip   {check.name:<20} {reasons[check.name]}")
+        for number, check in enumerate(CHECKS):
+            # Asked anew before each check: an earlier one may have built the model.
+            reasons = [self._reason(each, case) for each in CHECKS[number:]]
+            if reasons[0]:
+                self._skip(check, reasons[0])
                 counts["skip"] += 1
                 continue
+            weight = sum(each.weight for each, reason in zip(CHECKS[number:], reasons, strict=True) if not reason)
             left = max(0.0, self.seconds - (time.monotonic() - begin))
             # What a quick check leaves is for those that come after it.
             counts[self._line(check, case, max(0.1, left * check.weight / weight))] += 1
-            weight -= check.weight
         failed = counts["FAIL"] + counts["ERROR"]
         self._print(
             f"{counts['PASS']} passed, {counts['FAIL']} failed, {counts['ERROR']} raised, {counts['skip']} skipped, "
@@ -265,16 +302,29 @@ class _FirstFit:
         )
         return int(failed > 0)
 
+    def _reason(self, check, case):
+        return "left out" if check.name in self.skip else check.skip(case)
+
+    def _skip(self, check, reason):
+        self._print(_wrapped(f"skip   {check.name:<20} {reason}"))
+        return "skip"
+
     def _line(self, check, case, seconds):
         begin = time.monotonic()
         try:
             with _silence():
-                faults = [finding for finding in check.run(case, seconds).findings if finding.is_fault]
+                result = check.run(case, seconds)
+                outcome = check.outcome(result)
+        except UnknownLossError:
+            cls = type(case.model).__name__
+            return self._skip(check, f"only the `train_step` of {cls} knows the loss: override `compute_loss` instead")
         except Exception as error:  # of one check: the others go on
-            self._print(_wrapped(f"ERROR  {check.name:<20} {type(error).__name__}: {error}", FAULTS_SHOWN))
+            text = f"ERROR  {check.name:<20} {type(error).__name__}: {last_sentence(error)}"
+            self._print(_wrapped(text, LINES_OF_ERROR))
             return "ERROR"
+        faults = [finding for finding in result.findings if finding.is_fault]
         status = "FAIL" if faults else "PASS"
-        self._print(f"{status}   {check.name:<20} {time.monotonic() - begin:.1f} s")
+        self._print(_wrapped(f"{status}   {check.name:<20} {time.monotonic() - begin:>4.1f} s  {outcome}".rstrip()))
         for finding in faults[:FAULTS_SHOWN]:
             self._print(_wrapped(_INDENT + finding.text))
         if len(faults) > FAULTS_SHOWN:
@@ -291,6 +341,22 @@ def _wrapped(text, most=None):
     )
 
 
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_PLACE = re.compile(r"\s*(?:File \".*|in user code:|Detected at node .*|<stack traces unavailable>|\[\[\{\{node .*)$")
+
+
+def last_sentence(error):
+    """What an exception says in the end: no colours, no places in the code, no arguments of a layer."""
+    text = _ESCAPE.sub("", str(error)).partition("\n\nArguments received by ")[0].rstrip()
+    lines = [" " if _PLACE.match(line) else line for line in text.splitlines()]
+    paragraphs = [part for part in re.split(r"\n\s*\n", "\n".join(lines)) if part.strip()]
+    if not paragraphs:
+        return text.strip()
+    found = " ".join(paragraphs[-1].split())
+    # An exception inside of another one's text brings its name along.
+    return re.sub(rf"^{type(error).__name__}: ", "", found)
+
+
 def _parameters(model):
     return f"{model.count_params():,}" if model.built else "not yet built, unknown"
 
@@ -298,13 +364,28 @@ def _parameters(model):
 def _case(model, arguments):
     """The `Case` of a call of `fit`; what is a dataset is read up to a limit, once."""
     x, y, weight = (arguments.get(name) for name in ("x", "y", "sample_weight"))
+    batch_size, class_weight = arguments.get("batch_size"), arguments.get("class_weight")
+    if is_dataset(x):
+        first, x = first_batch(x)
+        batch_size = first.size
     data = samples(x, y, weight, limit=DATASET_SAMPLES if is_dataset(x) else None)
     validation, split = arguments.get("validation_data"), arguments.get("validation_split") or 0.0
     if validation is None and split and not is_dataset(x):
         first = int(data.size * (1 - split))  # Keras takes the last ones, too
-        return Case(model, data.take(slice(first)), data.take(slice(first, None)))
-    if validation is None:
-        return Case(model, data)
-    if is_dataset(validation):
-        return Case(model, data, samples(validation, limit=DATASET_SAMPLES))
-    return Case(model, data, Samples(*keras.utils.unpack_x_y_sample_weight(validation)))
+        data, validation = data.take(slice(first)), data.take(slice(first, None))
+    elif validation is not None:
+        found = [validation] if is_dataset(validation) else keras.utils.unpack_x_y_sample_weight(validation)
+        validation = samples(*found, limit=DATASET_SAMPLES) if is_dataset(validation) else Samples(*found)
+    return Case(model, _weighted(data, class_weight), validation, batch_size)
+
+
+def _weighted(data, class_weight):
+    """The `Samples`, their weights multiplied by those of their classes, as Keras does."""
+    leaves = keras.tree.flatten(data.y)
+    if not class_weight or len(leaves) != 1 or leaves[0] is None:  # Keras refuses several
+        return data
+    labels = leaves[0]
+    if labels.ndim > 1:
+        labels = labels.argmax(axis=-1) if labels.shape[-1] > 1 else labels[..., 0]
+    weights = np.array([class_weight.get(int(label), 1.0) for label in np.round(labels)], "float32")
+    return Samples(data.x, data.y, weights if data.sample_weight is None else weights * data.sample_weight)

@@ -4,6 +4,8 @@ import math
 import numbers
 import os
 
+import numpy as np
+
 
 def check_one_of(name, value, choices):
     """Return `value` if it is one of `choices`, else raise ValueError."""
@@ -41,6 +43,19 @@ def check_number(name, value, *, above=-math.inf, below=math.inf, closed=""):
     if not (high_enough and low_enough):  # a NaN fails both
         raise ValueError(f"`{name}` must lie in {interval}. Received: {name}={value!r}")
     return float(value)
+
+
+def check_numbers(name, value, accepted):
+    """Return a number, or a sequence of them that is not empty, as a float64 array; `accepted` is the words for it."""
+    try:
+        array = np.asarray(value, "float64")
+        # NumPy makes numbers of "3" and of True.
+        is_number = array.size > 0 and np.asarray(value).dtype.kind not in "bSU"
+    except (TypeError, ValueError):
+        is_number = False
+    if not is_number:
+        raise TypeError(f"`{name}` must be {accepted}. Received: {name}={value!r}")
+    return array
 
 
 def check_path(name, value):

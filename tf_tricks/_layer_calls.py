@@ -42,6 +42,34 @@ def answered_by(answer):
             keras.Operation.__call__ = original
 
 
+def traced(function):
+    """[(operation, tensors that it takes, tensors that it gives)] of each call in `function()`, in the order they end.
+
+    Of layers and of what a functional model is made of; on symbols and inside of a traced function, too.
+    """
+    own_thread, found = threading.get_ident(), []
+
+    def __call__(operation, *args, **kwargs):
+        outputs = original(operation, *args, **kwargs)
+        if threading.get_ident() == own_thread:
+            found.append((operation, *(tensors_of(each) for each in ((args, kwargs), outputs))))
+        return outputs
+
+    with DOOR:
+        original = keras.Operation.__call__
+        keras.Operation.__call__ = __call__
+        try:
+            function()
+        finally:
+            keras.Operation.__call__ = original
+    return found
+
+
+def tensors_of(structure):
+    """List of the tensors in `structure`, symbols included."""
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor) or keras.ops.is_tensor(x)]
+
+
 def are_concrete(structure):
     """Do all tensors in `structure` have values now?"""
     return all(_is_concrete(x) for x in keras.tree.flatten(structure) if hasattr(x, "dtype"))

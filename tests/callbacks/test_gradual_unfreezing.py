@@ -251,6 +251,101 @@ def test_the_head_is_what_makes_the_outputs():
     assert [unit.path.split("/")[-1] for unit in _layer_groups.head(wrapped, _layer_groups.units(wrapped))] == ["end"]
 
 
+def base_and(*above):
+    base = [layers.Dense(4, name="b1"), layers.BatchNormalization(name="norm"), layers.Dense(4, name="b2")]
+    return keras.Sequential(base, name="base"), keras.Sequential(list(above), name="head")
+
+
+class Subclassed(keras.Model):
+    """Calls its layers in the order of `steps`; declares them in another one."""
+
+    def __init__(self, declared, steps, ends=(), function=lambda x: x):
+        super().__init__(name="subclassed")
+        self.mine, self.steps, self.ends, self.function = list(declared), steps, ends, function
+
+    def call(self, x, training=None):
+        by_name = {layer.name: layer for layer in self.mine}
+        for name in self.steps:
+            x = by_name[name](x)
+        return [self.function(by_name[name](x)) for name in self.ends] if self.ends else self.function(x)
+
+
+def head_of(model):
+    traces = _layer_groups.Traces()
+    return [unit.path for unit in _layer_groups.head(model, _layer_groups.units(model, traces), traces)]
+
+
+def test_a_model_that_makes_the_output_is_the_head():
+    base, top = base_and(layers.Dense(3, name="h1"), layers.Dense(1, name="h2"))
+    model = keras.Sequential([keras.Input((4,)), base, layers.LayerNormalization(name="between"), top])
+    assert head_of(model) == ["between", "head/h1", "head/h2"]
+    inputs = keras.Input((4,))
+    plain = layers.Dense(4, name="p3")(layers.Dense(4, name="p2")(layers.Dense(4, name="p1")(inputs)))
+    _, top = base_and(layers.Dense(3, name="h1"), layers.Dense(1, name="h2"))
+    assert head_of(keras.Model(inputs, keras.ops.tanh(top(plain)))) == ["head/h1", "head/h2"]
+    whole = keras.Model(inputs, layers.Dense(1, name="p4")(plain), name="whole")
+    adapted = keras.Sequential([keras.Input((2,)), layers.Dense(4, name="adapter"), whole])
+    assert head_of(adapted) == ["whole/p4"]
+    features = base_and()[0](inputs)
+    assert head_of(keras.Model(inputs, [features, layers.Dense(1, name="logits")(features)])) == ["logits"]
+
+
+def test_an_output_made_of_several_has_several_heads():
+    inputs = keras.Input((4,))
+    below = layers.Dense(4, name="below")(inputs)
+    first, second = layers.Dense(1, name="first")(below), layers.Dense(1, name="second")(below)
+    for output in (layers.Add()([first, layers.Dropout(0.1)(second)]), first * keras.ops.exp(second)):
+        assert sorted(head_of(keras.Model(inputs, output))) == ["first", "second"]
+    twice = layers.Dense(4, name="twice")
+    output = layers.Concatenate()([twice(twice(inputs)), layers.Dense(1, name="other")(below)])
+    assert sorted(head_of(keras.Model(inputs, output))) == ["other", "twice"]
+
+
+def test_the_layers_of_a_subclassed_model_count_in_the_order_of_calls(data):
+    def dense(*names):
+        return [layers.Dense(4, name=name) for name in names]
+
+    base, top = base_and(*dense("h1", "h2"))
+    for model, wanted in (
+        (Subclassed([*dense("out"), base], ["base", "out"]), ["out"]),
+        (Subclassed([top, base], ["base", "head"], function=keras.ops.tanh), ["head/h1", "head/h2"]),
+        (Subclassed(dense("d1", "out", "d2"), ["d1", "d2", "out"], function=keras.ops.tanh), ["out"]),
+        (Subclassed(dense("end1", "d1", "end2"), ["d1"], ["end1", "end2"]), ["end1", "end2"]),
+    ):
+        model(data[0])
+        before = values(model)
+        assert sorted(head_of(model)) == wanted and changed(before, values(model)) == set()
+    model = Subclassed(dense("d1", "out", "d2"), ["d1", "d2", "out"])
+    model.compile("sgd", "mse", jit_compile=JIT)
+    y = np.repeat(data[1], 4, axis=1)
+    seen = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: kept.append(values(model)))
+    kept = []
+    fit(model, (data[0], y), GradualUnfreezing([0.3, 0.6, 1.0]), seen)
+    assert changed(kept[0], kept[1]) == {"out/kernel", "out/bias", "d2/kernel", "d2/bias"}
+
+
+def test_a_model_whose_order_is_not_known_is_refused_unless_layers_are_named(data):
+    planted = []
+
+    def function(x):
+        for error in planted:
+            raise error
+        return x
+
+    untraced = Subclassed([layers.Dense(1, name="out"), layers.Dense(4, name="d1")], ["d1", "out"], function=function)
+    several = Subclassed([layers.Dense(1, name=name) for name in "abc"], ["a"], ["b", "c"], keras.ops.tanh)
+    untraced(data[0]), several(data[0])
+    planted.append(RuntimeError("planted"))
+    for model, stages in ((untraced, "small"), (untraced, [0.5]), (several, "small")):
+        unfreezing = GradualUnfreezing(stages)
+        unfreezing.set_model(model)
+        with pytest.raises(ValueError, match="GradualUnfreezing: .*`subclassed`.* cannot be found out.* list of names"):
+            unfreezing._stage_plans(model)
+    unfreezing = GradualUnfreezing([["out"]])
+    unfreezing.set_model(untraced)
+    assert [len(frozen) for frozen, _ in unfreezing._stage_plans(untraced)] == [2]
+
+
 @pytest.mark.parametrize(
     ("names", "last"),
     [

@@ -75,6 +75,7 @@ DEBUG = {
             ("monitor", "mae", ValueError, "one of loss, val_loss"),
             ("monitor", None, TypeError, "a str"),
             ("baseline", 0, ValueError, "lie in (0, inf)"),
+            ("validation_freq", 0, ValueError, "an int >= 1"),
         ],
         takes="history",
     ),

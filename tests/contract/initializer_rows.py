@@ -59,6 +59,7 @@ INITIALIZERS = {
             {"activation": "relu", "mode": "fan_out", "distribution": "orthogonal", "seed": 3},
             {"activation": "tanh", "kind": "depthwise", "distribution": "uniform"},
             {"activation": "silu", "mirrored": "both", "distribution": "normal"},
+            {"activation": "relu", "kind": "transposed"},
             {"input_axes": [0], "output_axes": [1, 2], "seed": None},
         ],
         [

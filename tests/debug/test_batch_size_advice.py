@@ -79,6 +79,16 @@ def test_a_sketch_keeps_inner_products():
     assert sketch(a) @ sketch(b) == pytest.approx(a @ b, rel=0.05)
 
 
+def test_a_model_that_takes_batches_of_one_size_is_measured_with_that():
+    x, y = X[:64], X[:64, :1]
+    model = keras.Sequential([keras.Input(batch_shape=(8, D)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    result = batch_size_advice(model, x, y, seconds=None, verbose=0)
+    assert (result.small, result.gradients) == (8, 8)
+    with pytest.raises(ValueError, match="`x` must have at least 32 samples, 4 batches of the size"):
+        batch_size_advice(model, x[:31], y[:31], verbose=0)
+
+
 def test_wrong_arguments():
     model, x, y = regression(1.0, size=16)
     with pytest.raises(ValueError, match="`batch_size` must be an int >= 1. Received: batch_size=0"):

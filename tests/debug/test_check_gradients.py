@@ -84,6 +84,18 @@ def test_a_custom_gradient_that_is_off_by_one_percent_is_found_and_its_layer_nam
     assert wrong == ({"first/kernel", "first/bias"} if of_inputs else {"bad/kernel"})
 
 
+def test_an_error_of_one_percent_in_a_weak_branch_is_found_and_its_layer_named():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, "tanh", name="first")(inputs)
+    branch = layers.Rescaling(0.05)(Matmul(5, 1.01, name="bad")(hidden))
+    model = keras.Model(inputs, layers.Dense(3, "softmax", name="last")(layers.Add()([hidden, branch])))
+    model.compile("adam", "sparse_categorical_crossentropy")
+    result = check_gradients(model, X, Y, **ARGUMENTS)
+    assert [finding.evidence["layer"] for finding in result.findings] == ["bad"], str(result)
+    wrong = [row for row in result.rows if row.verdict == "wrong"]
+    assert [row.variable for row in wrong] == ["first/kernel", "first/bias"] and wrong[0].error < 1e-3
+
+
 def test_a_wrong_gradient_of_the_loss_is_named():
     def loss(y_true, y_pred):
         # The value of the one and the gradient of the other.

@@ -9,10 +9,10 @@ from sklearn import datasets
 
 from tf_tricks.debug import _input_checks, check_inputs
 from tf_tricks.debug._axes_order import orders, read_as, roughness
-from tf_tricks.debug._equal_samples import row_keys
+from tf_tricks.debug._equal_samples import are_unmistakable, row_keys
 from tf_tricks.debug._input_checks import column_numbers, columns_of
 from tf_tricks.debug._label_dependence import dependence
-from tf_tricks.debug._target_checks import aligned, loss_kind
+from tf_tricks.debug._target_checks import aligned, does_not_fit, loss_kind
 
 layers, ops = keras.layers, keras.ops
 RNG = np.random.default_rng(0)
@@ -81,12 +81,27 @@ def test_no_false_alarm_on_data_that_works(name, scaling):
     assert result.num_samples == n and result.num_validation_samples == len(x) - n
 
 
-def test_shuffled_labels_are_found_in_each_of_these():
-    for name in ("digits", "breast_cancer", "diabetes", "wine"):
+def test_shuffled_labels_are_found_in_each_of_these_and_called_a_fault_where_samples_are_many():
+    for name, many in (("digits", True), ("breast_cancer", False), ("diabetes", False), ("wine", False)):
         x, y, _ = prepared(name)
         x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
         finding = quick(x, np.random.default_rng(1).permutation(y)).named("labels_independent")
-        assert finding is not None and finding.is_fault and finding.evidence["p_value"] > 0.01
+        assert finding is not None and finding.evidence["p_value"] > 0.01
+        assert finding.is_fault or (not many and "too weak for this many samples" in finding.text)
+
+
+def test_a_weak_relation_and_an_exclusive_or_are_no_fault_and_labels_of_nothing_are():
+    weak, nothing = [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        x, noise = rng.normal(size=(1000, 30)), rng.normal(size=1000)
+        signal = x @ rng.normal(size=30)
+        y = 0.2 * signal / signal.std() + noise  # explains 4 %
+        weak.append(dependence(x, y[:, None], seed).is_independent)
+        nothing.append(dependence(x, noise[:, None], seed).is_independent)
+    assert sum(weak) <= 1 and sum(nothing) >= 6, (weak, nothing)
+    found = dependence(x, (x[:, :1] * x[:, 1:2] > 0).astype(float))
+    assert found.p_value == 1 / 200 and found.learner == "pairs"
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
@@ -186,6 +201,19 @@ def test_columns_far_from_unit_scale_unless_the_model_scales_them(classifier):
     scale = layers.Normalization()
     scale.adapt(x)
     assert names(x, CLASSES, mlp(first=[scale])) == []
+
+
+def test_a_layer_that_learns_its_scale_in_training_scales():
+    x = X * np.array([1, 1, 1000, 1, 1, 1], "float32") + 300
+    model = mlp(first=[layers.BatchNormalization()])
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+    assert names(x, CLASSES, model) == []
+    for a, v in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(a, ops.convert_to_numpy(v))
+    pictures = np.round(255 * smooth_pictures())
+    first = [layers.BatchNormalization(), layers.Conv2D(2, 3)]
+    classes = (pictures.mean(axis=(1, 2))[:, 0] > 128).astype("int64")
+    assert "images_not_scaled" not in names(pictures, classes, mlp(inputs=(16, 12, 3), first=first))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
@@ -328,6 +356,18 @@ def test_targets_that_would_be_broadcast():
     assert names(X[..., None], X, sequence) == []
 
 
+def test_targets_that_do_not_fit_the_output():
+    three, five = mlp(3, None, "mse"), np.eye(5)[RNG.integers(0, 5, N)]
+    finding = quick(X, TARGETS, three).named("target_shape")
+    assert finding.is_fault and "of shape (n, 3)" in finding.text
+    assert "target_shape" in names(X, five, mlp(10, loss="categorical_crossentropy"))
+    assert "target_shape" in names(X, np.stack([CLASSES, CLASSES], axis=1), mlp())
+    assert "target_shape" not in names(X, five, mlp(5, loss="categorical_crossentropy"))
+    sparse = loss_kind("sparse_categorical_crossentropy")
+    assert does_not_fit("y", (8, 4, 5), (8, 3, 4, 5), sparse) is None  # of `axis=1`
+    assert does_not_fit("y", (8, 4, 1), (8, 4, 5), sparse) is None
+
+
 class OwnLoss(keras.Sequential):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return ops.mean(ops.square(ops.cast(y, "float32") - y_pred))
@@ -373,6 +413,37 @@ def test_equal_samples_with_different_labels():
     assert not quick(coarse, (X[:, 0] + coarse[:, 0] > 0).astype("int64")).named("conflicting_labels").is_fault
 
 
+def one_hot_table(n=1000, seed=0):
+    """Three categorical columns as 20 columns of 0 and 1, and labels that depend on the first by chance."""
+    rng = np.random.default_rng(seed)
+    columns = [rng.integers(0, k, n) for k in (5, 7, 8)]
+    x = np.hstack([np.eye(k)[column] for k, column in zip((5, 7, 8), columns, strict=True)])
+    return x, (rng.random(n) < 1 / (1 + np.exp(2.0 - columns[0]))).astype("int64")
+
+
+def test_a_table_of_categories_repeats_itself():
+    x, y = one_hot_table()
+    result = quick(x[:800], y[:800], None, (x[800:], y[800:]))
+    assert result.passed and {f.name for f in result.findings} == {"conflicting_labels", "leakage"}, str(result)
+
+
+@pytest.mark.parametrize(
+    ("rows", "unmistakable"),
+    [
+        (RNG.normal(size=(100, 2)), True),
+        (RNG.integers(0, 80, (1000, 1)), False),
+        (np.stack([RNG.integers(0, 80, 1000), RNG.integers(0, 2, 1000)], axis=1), False),
+        (RNG.integers(0, 5, (1000, 10)), False),
+        (RNG.integers(0, 17, (1000, 64)), True),
+        (one_hot_table()[0], False),
+    ],
+    ids=["two continuous", "age", "age and sex", "ten answers", "digits", "one-hot"],
+)
+def test_which_samples_are_unmistakable_whether_they_come_once_or_three_times(rows, unmistakable):
+    for leaf in (rows, np.repeat(rows, 3, axis=0)):
+        assert are_unmistakable([leaf], row_keys([leaf])) == unmistakable
+
+
 # --- validation -------------------------------------------------------------------------------------------------------
 
 
@@ -414,6 +485,18 @@ def test_leakage():
     coarse, y = RNG.integers(0, 2, (N, 3)), CLASSES
     result = quick(coarse[:150], y[:150], None, (coarse[150:], y[150:]))
     assert not result.named("leakage").is_fault
+
+
+def test_duplicates_made_before_the_split_leak_however_many_there_are():
+    order = np.random.default_rng(0).permutation(2 * N)
+    x, y = np.repeat(X, 2, axis=0)[order], np.repeat(CLASSES, 2)[order]
+    finding = quick(x[:300], y[:300], None, (x[300:], y[300:])).named("leakage")
+    assert finding.is_fault and finding.evidence["share"] > 0.5 and finding.evidence["natural"] > 0.2
+    x, y = np.repeat(X, 2, axis=0), np.repeat(CLASSES, 2)  # both of a pair on the same side
+    assert names(x[:300], y[:300], None, (x[300:], y[300:])) == []
+    x = X.copy()
+    x[::4] = 0  # as empty pictures
+    assert not quick(x[:150], CLASSES[:150], None, (x[150:], CLASSES[150:])).named("leakage").is_fault
 
 
 # --- more samples than are looked at by statistics --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tf_tricks._backend import BACKEND
-from tf_tricks.debug._data import Samples, first_batch, samples
+from tf_tricks.debug._data import Samples, filled, first_batch, fixed_batch_size, one_batch, samples
 
 X = np.arange(20, dtype="float32").reshape(10, 2)
 Y = X[:, 0] * 10
@@ -97,6 +97,16 @@ def test_what_cannot_be_samples_is_refused(arguments, error, text):
 
 def test_a_slice_of_samples():
     assert Samples(X, Y).take(slice(2)).y.tolist() == [0.0, 20.0]
+
+
+def test_a_model_that_takes_batches_of_one_size():
+    fixed = keras.Sequential([keras.Input(batch_shape=(4, 2)), keras.layers.Dense(1)])
+    free = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    unbuilt = keras.Sequential([keras.layers.Dense(1)])
+    assert [fixed_batch_size(each) for each in (fixed, free, unbuilt, keras.Model())] == [4, None, None, None]
+    found = samples(X, Y)
+    assert one_batch(fixed, found).y.tolist() == Y[:4].tolist() and one_batch(free, found) is found
+    assert filled(found.take(slice(3)), 4).y.tolist() == [*Y[:3], Y[0]]
 
 
 class Drawing(Sequence):

@@ -112,7 +112,7 @@ def test_underfitting_and_what_clears_of_it():
     flat = 2.30 - 0.05 * (1 - np.exp(-T / 5))
     both = {"loss": flat * jitter(size=0.002), "val_loss": flat * jitter(size=0.002, seed=1)}
     finding = diagnose_learning_curve(both).findings[0]
-    assert finding.name == "underfitting"
+    assert finding.name == "underfitting" and not finding.is_fault
     assert finding.evidence["start"] == pytest.approx(2.3, rel=0.01)
     assert finding.evidence["end"] == pytest.approx(2.25, rel=0.01)
     assert "underfitting" not in names({**both, "accuracy": np.full(N, 0.97)})
@@ -120,6 +120,14 @@ def test_underfitting_and_what_clears_of_it():
     assert "underfitting" not in names(both, baseline=50.0)
     learned = {"loss": falling(2, 0.8, start=1.5)}
     assert "underfitting" not in names(learned) and "underfitting" in names(learned, baseline=1.0)
+    assert diagnose_learning_curve(learned, baseline=1.0).named("underfitting").is_fault
+
+
+def test_a_plateau_that_the_first_epoch_came_to_is_no_fault():
+    for seed in SEEDS:
+        loss = (0.3 + 0.05 * np.exp(-np.arange(12.0))) * jitter(12, seed=seed)
+        logs = {"loss": loss, "val_loss": (loss + 0.02) * jitter(12, 0.02, seed), "accuracy": np.full(12, 0.88)}
+        assert not diagnose_learning_curve(logs).named("underfitting").is_fault
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -260,10 +268,25 @@ def test_a_real_run_at_a_bad_rate(tmp_path, rate, name):
 def test_epochs_without_validation(tmp_path):
     logs = healthy(0)
     sparse = diagnose_learning_curve({"loss": logs["loss"], "val_loss": logs["val_loss"][2::3]})
-    assert sparse.val_epochs == list(range(2, N, 3)) and sparse.passed
+    assert sparse.val_epochs == list(range(2, N, 3)) and sparse.passed and not sparse.named("validation_epochs")
     text = "epoch,loss,val_loss\n" + "".join(f"{i},{2 - i / 10},{'NA' if i % 2 else 1.5}\n" for i in range(8))
     (tmp_path / "log.csv").write_text(text)
     assert diagnose_learning_curve(str(tmp_path / "log.csv")).val_epochs == [0, 2, 4, 6]
+
+
+def test_epochs_that_were_validated_by_a_frequency_that_is_given_or_guessed():
+    logs = {"loss": np.linspace(2, 1, 99), "val_loss": np.linspace(2, 1.1, 9)}
+    tens = list(range(9, 99, 10))
+    guessed = diagnose_learning_curve(logs)
+    assert guessed.val_epochs == tens and "10 or 11: 10 is assumed" in guessed.named("validation_epochs").text
+    given = diagnose_learning_curve(logs, validation_freq=11)
+    assert given.val_epochs == list(range(10, 99, 11)) and given.named("validation_epochs") is None
+    assert diagnose_learning_curve(logs, validation_freq=[9, *range(20, 100, 10)]).val_epochs == [8, *tens[1:]]
+    # A run that went on from epoch 5 is validated at 9, 19, ...: fit counts from the first of all epochs.
+    later = {"epoch": np.arange(5, 25), "loss": np.linspace(2, 1, 20), "val_loss": [1.5, 1.4]}
+    assert diagnose_learning_curve(later, validation_freq=10).val_epochs == [9, 19]
+    with pytest.raises(ValueError, match="`validation_freq` must give 9 of 99 epochs.*which gives 19"):
+        diagnose_learning_curve(logs, validation_freq=5)
 
 
 def test_text_fits_a_screen_and_the_picture_is_drawn(tmp_path):

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from tf_tricks.debug import LearningRates, _rates, find_learning_rate
 from tf_tricks.debug._budget import Budget
@@ -134,6 +135,15 @@ def test_a_short_budget_says_so():
     assert result.named("short_budget") and result.passed and result.suggestion == result.steepest
 
 
+def test_a_range_test_alone_in_which_nothing_falls_is_no_fault():
+    class Level(Quadratic):
+        def step(self, x, y=None, sample_weight=None):
+            return 1.0
+
+    result = search(Level(), steps=200)
+    assert [each.name for each in result.findings] == ["short_budget"] and result.passed and result.suggestion is None
+
+
 # --- real models --------------------------------------------------------------------------------------------------
 def test_a_rate_that_is_too_low_is_found_and_replaced_and_nothing_else():
     model = compiled(keras.optimizers.Adam(1e-6))
@@ -194,8 +204,30 @@ def test_a_model_that_has_learned_already_has_no_fault():
     unlearned.add(layers.Dense(1, use_bias=False))
     unlearned.compile("sgd", "mse", jit_compile=False)
     unlearned.fit(X, y, verbose=0)
-    finding = find(unlearned, y=y, steps=250).named("does_not_learn")
+    finding = find(unlearned, y=y, steps=700).named("does_not_learn")
     assert finding.is_fault and "or it has already learned this" in finding.text
+
+
+def test_a_model_that_takes_batches_of_one_size():
+    model = keras.Sequential([keras.Input(batch_shape=(24, 5)), layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    assert find(model, steps=300).passed and find(model, X[:20], Y[:20], steps=300).passed
+    with pytest.raises(ValueError, match="`batch_size` must be 24, .* Received: batch_size=32"):
+        find(model, batch_size=32)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
+)
+def test_the_suggestion_hardly_depends_on_the_seed():
+    x, y = load_digits(return_X_y=True)
+    found = []
+    for seed in range(3):
+        keras.utils.set_random_seed(seed)
+        model = keras.Sequential([keras.Input((64,)), layers.Dense(24, "relu"), layers.Dense(10)])
+        model.compile(keras.optimizers.Adam(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        found.append(find(model, (x / 16).astype("float32"), y, steps=900, seed=seed).suggestion)
+    assert max(found) < 3 * min(found) and 1e-3 < min(found) < 0.1, found
 
 
 def test_a_generator_and_a_plot():

@@ -96,6 +96,18 @@ def test_the_bound_of_a_regression_is_an_error_of_one_percent_of_the_deviation(l
     assert few.bound == pytest.approx(expected(0.01 * np.std(Y[:3])), rel=1e-2)
     one = run(regression(loss=loss), X[:1], Y[:1], samples=1, steps=2)
     assert one.bound == pytest.approx(expected(0.01 * abs(float(Y[0, 0]))), rel=1e-2)
+    # One of many has the spread of all of them, and the first of three that of the three.
+    one = run(regression(loss=loss), samples=1, steps=2)
+    assert one.bound == pytest.approx(expected(0.01 * np.std(Y)), rel=1e-2)
+    first = run(regression(loss=loss), X[:3], Y[:3], steps=2)
+    assert first.samples == 1 and first.bound == pytest.approx(expected(0.01 * np.std(Y[:3])), rel=1e-2)
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["first", "all"])
+def test_a_target_of_0_is_learnt(alone):
+    y = 0 * Y if alone else np.where(np.arange(40)[:, None] == 0, 0, Y)
+    result = run(regression(optimizer=keras.optimizers.SGD(0.1)), y=y, steps=1500)
+    assert result.passed and result.fitted and result.bound > 0
 
 
 def test_soft_labels_are_learnt_down_to_their_entropy():
@@ -261,6 +273,17 @@ def test_a_loss_whose_lowest_value_is_unknown_is_neither_failed_nor_learnt(loss,
     assert result.fitted is None and np.isnan(result.bound) and "cannot be judged" in str(result)
 
 
+@pytest.mark.parametrize("named", ["huber", "Huber"])
+def test_a_loss_of_a_user_with_the_name_of_one_of_keras_is_not_taken_for_it(named):
+    def own(y_true, y_pred):
+        return with_floor(y_true, y_pred)
+
+    own.__name__ = named
+    loss = type(named, (keras.losses.Loss,), {"call": staticmethod(own)})() if named == "Huber" else own
+    kinds = [targets(regression(loss=each), Y, Y)[0].kind for each in (loss, keras.losses.get(named))]
+    assert kinds == [None, "regression"]
+
+
 def test_the_accuracy_of_one_output_does_not_end_the_test_of_another():
     inputs = keras.Input((6,))
     hidden = layers.Dense(16, "tanh")(inputs)
@@ -288,6 +311,38 @@ def test_the_range_of_an_output():
         assert (low, high) == (pytest.approx(function(x).min(), abs=1e-4), None)
     assert output_range(layers.Dense(1, "gelu"))[0] == pytest.approx(-0.17, abs=1e-3)
     assert output_range(layers.Dense(1, "tanh")) == pytest.approx((-1, 1))
+
+
+class Adding(layers.Layer):
+    def call(self, inputs):
+        self.add_loss(0.5 + 0.1 * ops.mean(ops.square(inputs)))
+        return inputs
+
+
+def test_what_layers_add_to_the_loss_has_an_unknown_lowest_value():
+    result = run(regression(Adding()), steps=600)
+    assert result.passed and result.fitted is None and "`add_loss`" in result.named("unknown_bound").text
+
+
+class KnownToItsStep(keras.Sequential):
+    """Nothing but its `train_step` knows the loss, and it takes `x` alone."""
+
+    def train_step(self, *arguments):
+        vars(self)["compute_loss"] = lambda x, y, y_pred, *_, **__: ops.mean(ops.square(ops.exp(y_pred) - x))
+        try:
+            return super().train_step(*arguments)
+        finally:
+            del vars(self)["compute_loss"]
+
+
+def test_a_loss_that_only_the_train_step_knows():
+    model = KnownToItsStep([keras.Input((6,)), layers.Dense(16, "tanh"), layers.Dense(6)])
+    model.compile(keras.optimizers.Adam(0.03), jit_compile=False)
+    result = run(model, np.abs(X), None, steps=300)
+    assert result.passed and result.final_loss < 0.1 * result.start_loss
+    model.compile(keras.optimizers.SGD(1e4), jit_compile=False)
+    result = run(model, np.abs(X), None, steps=60)
+    assert not result.passed and isinstance(result.report, NonFiniteReport)
 
 
 # --- what is switched off -----------------------------------------------------------------------------------------
@@ -346,6 +401,22 @@ def test_a_subclassed_model_that_is_not_built_and_a_generator():
 
     batches = ((X[i : i + 10], Y[i : i + 10]) for i in range(0, 40, 10))
     assert run(compiled(Own(), "mse"), batches, None).passed
+
+
+def test_samples_that_weigh_nothing_are_left_out():
+    y = np.where(np.arange(40)[:, None] < 36, 1e3, Y)
+    weights = (np.arange(40) >= 36).astype("float32")
+    result = run(regression(), y=y, sample_weight=weights)
+    assert result.fitted and result.start_loss > 0 and result.mean_loss < 10
+    with pytest.raises(ValueError, match="`sample_weight` must not be 0 for all samples. Received: 0 for the 40"):
+        run(regression(), sample_weight=0 * weights)
+
+
+@pytest.mark.parametrize("size", [2, 12])
+def test_a_model_that_takes_batches_of_one_size(size):
+    model = keras.Sequential([keras.Input(batch_shape=(size, 6)), layers.Dense(16, "tanh"), layers.Dense(1)])
+    result = run(compiled(model, "mse"))
+    assert result.passed and result.samples == min(size, 3)
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,20 @@ def test_other_normalisations_are_bypassed_on_request():
     assert signal_propagation(model, X, bypass=(layers.LayerNormalization,)).without_batch_norm is not None
 
 
+def test_a_normalisation_in_time_distributed_is_bypassed_too():
+    """`TimeDistributed` calls `layer.call`, which nobody sees."""
+    kernel = keras.initializers.RandomNormal(stddev=0.01)
+    model = keras.Sequential([keras.Input((2, 16))])
+    for _ in range(4):
+        model.add(layers.Dense(16, kernel_initializer=kernel))
+        model.add(layers.TimeDistributed(layers.BatchNormalization()))
+    model.add(layers.Dense(3))
+    result = signal_propagation(model, X.reshape(32, 2, 16))
+    assert "Normalisation hides a bad initialisation: without it the signal vanishes" in result.verdict
+    assert [row.normalizes for row in result.rows] == [False, True] * 4 + [False]
+    assert len(result.without_batch_norm.rows) == 5
+
+
 def test_nothing_of_the_user_s_changes():
     model = compiled(
         keras.Sequential(

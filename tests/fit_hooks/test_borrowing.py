@@ -178,6 +178,44 @@ def test_a_variable_made_later_at_a_forgotten_address_is_tracked():
         optimizer.__dict__.pop("extra")
 
 
+@pytest.mark.parametrize("with_y", [True, False])
+def test_a_train_step_gets_the_data_as_fit_gives_it(with_y):
+    class Own(keras.Sequential):
+        def train_step(self, *arguments):
+            seen.append(len(arguments[-1]) if isinstance(arguments[-1], (tuple, list)) else "x alone")
+            return super().train_step(*arguments)
+
+        def compute_loss(self, x, y, y_pred, sample_weight, training=True):
+            return keras.ops.mean(keras.ops.square(y_pred))
+
+    model = Own([keras.Input((6,)), layers.Dense(1)])
+    model.compile("sgd")
+    seen, y = [], X[:, :1] if with_y else None
+    model.fit(X, y, batch_size=len(X), verbose=0)
+    with borrowed(model, X, y) as loan:
+        loan.step(X, y)
+    assert "train_step" not in vars(model) and all(each == seen[0] for each in seen)
+    assert seen[0] == (2 if with_y else "x alone")
+
+
+def test_a_model_of_a_strategy_of_several_devices(mirrored_strategy):
+    with mirrored_strategy.scope():
+        model = keras.Sequential([layers.Dense(3, activation="softmax")])
+        model.compile(keras.optimizers.SGD(lambda: 0.1), "sparse_categorical_crossentropy", jit_compile=False)
+    with borrowed(model, X, Y) as loan:  # it is not built: variables come into being in the loan
+        before = [v.numpy() for v in model.variables]
+        loan.learning_rate = 0.5
+        assert loan.step(X, Y) > loan.step(X, Y)
+    model.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
+    counts = [[copy.numpy() for copy in v.value.values] for v in model.metrics_variables]
+    with borrowed(model, X, Y) as loan:
+        for each, value in zip(model.variables, before, strict=True):
+            each.assign(value)
+        model.metrics_variables[0].assign(7.0)
+    assert [[copy.numpy() for copy in v.value.values] for v in model.metrics_variables] == counts
+    assert counts[0][0] != counts[0][1] and np.any(model.variables[0].numpy() != before[0])
+
+
 def test_a_train_step_without_a_loss_is_refused():
     class Silent(keras.Sequential):
         def train_step(self, *arguments):

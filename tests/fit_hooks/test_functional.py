@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tricks.fit_hooks.functional import LossFunction
+from tf_tricks.fit_hooks.functional import LossFunction, UnknownLossError
 
 layers = keras.layers
 X = np.random.default_rng(0).normal(size=(12, 5)).astype("float32")
@@ -59,6 +59,25 @@ def test_the_value_is_keras_s_own_loss_with_weights_of_samples():
     assert LossFunction(each, training=False).value(X, Y, weights) == pytest.approx(expected, 1e-5)
     assert LossFunction(each, training=False).value(X, Y) != pytest.approx(expected, 1e-3)
     np.testing.assert_allclose(LossFunction(each, False).predictions(X), each.predict(X, verbose=0), rtol=1e-5)
+
+
+def test_what_layers_add_is_known():
+    each = model(dropout=0.0)
+    kernel = keras.ops.convert_to_numpy(each.layers[0].kernel)
+    hidden = keras.Sequential(each.layers[:-2])(X, training=True)
+    expected = 0.1 * np.sum(kernel**2) + 0.1 * np.mean(keras.ops.convert_to_numpy(hidden) ** 2)
+    assert LossFunction(each, training=True).added_loss(X) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("method", ["value", "gradient", "shares"])
+def test_a_loss_that_is_nowhere_to_be_found_is_one_clear_sentence(method):
+    each = keras.Sequential([keras.Input((5,)), layers.Dense(2)])
+    each.compile("sgd")
+    with pytest.raises(UnknownLossError, match="^`model` must be compiled with a loss, have .* Received: a Sequential"):
+        getattr(LossFunction(each), method)(X)
+    each.add(Penalised())
+    each.compile("sgd")
+    assert np.isfinite(LossFunction(each).value(X))
 
 
 def test_nothing_is_assigned_and_new_statistics_are_seen():

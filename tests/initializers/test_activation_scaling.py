@@ -34,6 +34,7 @@ def bent(x):
         ((3, 3, 3, 8, 16), "auto", (), (216, 432)),
         ((3, 3, 8, 2), "depthwise", (), (9, 18)),
         ((5, 8, 1), "depthwise", (), (5, 5)),
+        ((3, 3, 16, 64), "transposed", (), (576, 144)),
         ((1000, 64), "embedding", (), (1, 64)),
         ((64, 4, 16), "attention", (), (64, 64)),
         ((4, 16, 64), "attention", (), (64, 64)),
@@ -103,6 +104,19 @@ def test_an_orthogonal_depthwise_kernel_has_orthogonal_filters_per_channel():
     for channel in range(5):
         filters = kernel[:, :, channel].reshape(9, 4)
         np.testing.assert_allclose(filters.T @ filters, np.eye(4), atol=1e-5)  # sqrt(9 / 9)
+
+
+@pytest.mark.parametrize("distribution", ["uniform", "orthogonal", "delta_orthogonal"])
+def test_transposed_convolutions_keep_the_second_moment(distribution):
+    """Their kernels are `(*window, out, in)`."""
+    initializer = ActivationScaling("linear", distribution=distribution, kind="transposed", seed=1)
+    layer = keras.layers.Conv2DTranspose(16, 3, padding="same", kernel_initializer=initializer)
+    y = ops.convert_to_numpy(layer(np.random.default_rng(0).normal(size=(4, 8, 8, 64)).astype("float32")))
+    assert np.mean(y[:, 1:-1, 1:-1] ** 2) == pytest.approx(1, abs=0.1)
+    kernel = ops.convert_to_numpy(layer.kernel).swapaxes(-2, -1).reshape(-1, 16)
+    if distribution != "uniform":
+        gram = kernel.T @ kernel
+        np.testing.assert_allclose(gram, gram[0, 0] * np.eye(16), atol=2e-5 * gram[0, 0])
 
 
 def test_orthogonal_matrices_are_uniformly_distributed():
@@ -303,7 +317,11 @@ def test_it_can_be_made_while_a_model_is_traced():
         ({"activation": "softmax"}, ValueError, "`activation` must act on each entry by itself"),
         ({"mode": "fan"}, ValueError, "`mode` must be one of 'fan_in', 'fan_out', 'fan_avg'. Received: mode='fan'"),
         ({"distribution": "gaussian"}, ValueError, "`distribution` must be one of .*'gaussian'"),
-        ({"kind": "conv"}, ValueError, "`kind` must be one of 'auto', 'attention', 'depthwise', 'embedding'"),
+        (
+            {"kind": "conv"},
+            ValueError,
+            "`kind` must be one of 'auto', 'attention', 'depthwise', 'embedding', 'transposed'",
+        ),
         ({"mirrored": True}, ValueError, "`mirrored` must be one of None, 'outputs', 'inputs', 'both'"),
         ({"mirrored": "both", "kind": "depthwise"}, ValueError, '`mirrored` must be None where `kind` is not "auto"'),
         ({"input_axes": 0}, TypeError, "`input_axes` must be None or a sequence of ints. Received: input_axes=0"),

@@ -233,18 +233,26 @@ class Residual(layers.Layer):
 
 def test_only_kernels_and_only_at_the_layer_they_belong_to():
     residual = Residual()
-    others = [Positions(), layers.PReLU(), layers.TimeDistributed(layers.Dense(6, activation="relu"))]
-    model = keras.Sequential([keras.Input((4, 3)), *others, residual])
+    model = keras.Sequential([keras.Input((4, 3)), Positions(), layers.PReLU(), residual])
     before, x = state(model), X.reshape(-1, 4, 3)
     report = lsuv(model, x)
-    # What TimeDistributed calls runs in a traced loop.
-    assert [path.split("/")[-1] for path in report.skipped] == ["table", "alpha", "kernel"]
+    assert [path.split("/")[-1] for path in report.skipped] == ["table", "alpha"]
     for path in report.skipped:
         np.testing.assert_array_equal(state(model)[path], before[path])
-    kernel, bias = others[2].get_weights()
-    into = relu(relu(x + 1) @ kernel + bias)
     assert [row.kernel for row in report.rows] == [residual.inner.kernel.path]
-    assert (into @ residual.get_weights()[0]).std() == pytest.approx(1, abs=0.05)
+    assert (relu(x + 1) @ residual.get_weights()[0]).std() == pytest.approx(1, abs=0.05)
+
+
+def test_a_kernel_in_time_distributed():
+    """`TimeDistributed` calls `layer.call`, which nobody sees."""
+    wrapped = layers.TimeDistributed(layers.Dense(6, activation="relu"))
+    model, x = keras.Sequential([keras.Input((4, 3)), wrapped, layers.Dense(2)]), X.reshape(-1, 4, 3)
+    report = lsuv(model, x)
+    kernel, bias = wrapped.get_weights()
+    assert [row.kernel for row in report.rows] == [wrapped.layer.kernel.path, model.layers[1].kernel.path]
+    assert (x @ kernel + bias).std() == pytest.approx(1, abs=0.05)
+    assert (relu(x @ kernel + bias) @ model.layers[1].get_weights()[0]).std() == pytest.approx(1, abs=0.05)
+    assert wrapped.layer.activation is keras.activations.relu
 
 
 def test_orthonormal_is_per_channel_and_over_the_axes_of_an_einsum():
@@ -257,6 +265,9 @@ def test_orthonormal_is_per_channel_and_over_the_axes_of_an_einsum():
     kernels = {row.kernel.split("/")[-2]: value for row in report.rows for value in [state(model)[row.kernel]]}
     matrices = [kernels["depthwise"][:, :, channel].reshape(9, 4) for channel in range(5)]
     matrices += [kernels[name].reshape(20, 20) for name in ("query", "key", "value", "attention_output")]
+    transposed = layers.Conv2DTranspose(7, 2)
+    lsuv(keras.Sequential([keras.Input((4, 4, 5)), transposed]), np.ones((8, 4, 4, 5), "float32"))
+    matrices.append(transposed.get_weights()[0].swapaxes(2, 3).reshape(20, 7))
     for matrix in matrices:
         gram = matrix.T @ matrix
         np.testing.assert_allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-4 * gram[0, 0])

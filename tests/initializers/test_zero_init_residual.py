@@ -71,6 +71,45 @@ def test_models_inside_models():
     assert "inner_last/kernel" in names(zero_init_residual(outer))
 
 
+def test_branches_that_are_models():
+    inputs, x = keras.Input((4,)), keras.Input((4,))
+    inner = keras.Model(x, layers.Dropout(0.1)(layers.Dense(4, name="deep")(layers.Dense(6)(x))))
+    chain = keras.Sequential([layers.Dense(6, activation="relu"), layers.Dense(4, name="last"), layers.Dropout(0.1)])
+    # The projection has one layer with weights, and the model more than that.
+    model = keras.Model(inputs, layers.Dense(4, name="projection")(inputs) + keras.Sequential([chain, inner])(inputs))
+    assert names(zero_init_residual(model)) == ["deep/kernel"]
+    model = keras.Model(inputs, inputs + keras.Sequential([chain, layers.Dropout(0.1)])(inputs))
+    assert names(zero_init_residual(model)) == [chain.layers[1].kernel.path]
+    values = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+    np.testing.assert_allclose(ops.convert_to_numpy(model(values)), values, atol=1e-6)
+    before = layers.Dense(4, name="before")(inputs)  # behind a model without weights
+    model = keras.Model(inputs, inputs + keras.Sequential([layers.Dropout(0.1)])(before))
+    assert names(zero_init_residual(model)) == ["before/kernel"]
+    dead = keras.Sequential([layers.Dense(4), layers.ReLU()])
+    with pytest.raises(ValueError, match="ends in an activation without a slope at zero"):
+        zero_init_residual(keras.Model(inputs, inputs + dead(inputs)))
+
+
+def test_a_frozen_scale_would_stay_zero():
+    inputs = keras.Input((5, 8))
+    frozen = layers.MultiHeadAttention(2, 4, name="frozen")
+    x = layers.Dense(8)(inputs)
+    branch = frozen(x, x)
+    frozen.trainable = False
+    before = frozen.get_weights()
+    with pytest.raises(ValueError, match="ends in a scale that is frozen"):
+        zero_init_residual(keras.Model(inputs, inputs + branch))
+    for old, new in zip(before, frozen.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_additions_of_three():
+    inputs = keras.Input((4,))
+    near, far = layers.Dense(4, name="near")(inputs), layers.Dense(4, name="far")(layers.Dense(4)(inputs))
+    report = zero_init_residual(keras.Model(inputs, layers.Add(name="sum")([far, inputs, near])))
+    assert [row[:3] for row in report.rows] == [("sum", "far", "far/kernel"), ("sum", "near", "near/kernel")]
+
+
 def test_gradients_reach_a_branch_that_begins_at_zero():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, inputs + layers.Dense(4, name="last")(layers.Dense(6, activation="relu")(inputs)))

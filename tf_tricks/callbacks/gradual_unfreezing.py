@@ -53,7 +53,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
             floats in (0, 1], growing, the share of the layers with weights that is trained, counted from the output;
             or layers, their names, patterns such as "block5_*" or "resnet50/conv5_*", a model inside the model, or
             lists of these: what the stage trains beside the stages before. What no stage names stays frozen.
-            The head is what stands after the model inside the model; else the last layer with weights of each output.
+            The head is what stands after the model inside the model, be it layers or a second model; else the last
+            layer with weights of each output. Layers of a subclassed model count in the order in which it calls them.
         learning_rates: None: the rate of the optimizer, after the first stage a tenth of it; or a list of floats > 0,
             one for each stage.
         relative: bool. False: `learning_rates` are rates, for an optimizer whose rate is a float. True: they multiply
@@ -66,7 +67,8 @@ class GradualUnfreezing(keras.callbacks.Callback):
         verbose: 0: silent; 1: a line at the begin of each stage.
     Raises:
         TypeError, ValueError: an argument is out of range; in `fit`: a name matches no layer, a stage adds no weight
-            that could be trained, the rate of the optimizer is a schedule and `relative` False.
+            that could be trained, the rate of the optimizer is a schedule and `relative` False; the order in which a
+            subclassed model calls its layers cannot be found out, and `stages` are no names.
     Reference:
         Howard and Ruder (2018), Universal Language Model Fine-tuning for Text Classification, arXiv:1801.06146,
         section 3.3 (gradual unfreezing, one epoch a stage); Yosinski et al. (2014), How transferable are features in
@@ -173,10 +175,10 @@ class GradualUnfreezing(keras.callbacks.Callback):
 
     def _stage_plans(self, model):
         """(positions of frozen variables, layers in inference mode) of each stage."""
-        found = groups.units(model)
+        found, added_by_stage = self._units_of_stages(model)
         positions = {id(v): i for i, v in enumerate(model.trainable_variables)}
         trained, first, plans = [], set(), []
-        for stage, added in enumerate(self._units_of_stages(model, found)):
+        for stage, added in enumerate(added_by_stage):
             before = {id(unit) for unit in trained}
             new = [unit for unit in added if id(unit) not in before]
             if not any(unit.variables for unit in new):
@@ -192,19 +194,25 @@ class GradualUnfreezing(keras.callbacks.Callback):
             plans.append((frozenset(positions[id(v)] for unit in frozen for v in unit.variables), tuple(layers)))
         return plans
 
-    def _units_of_stages(self, model, found):
-        """What each stage trains beside the stages before."""
-        if isinstance(self.stages, str):
-            head = groups.head(model, found)
-            base = [unit for unit in found if unit not in head]
-            return [
-                head,
-                *([groups.last_blocks(base, LAST_BLOCKS)] if self.stages == "medium" else []),
-                *([base] if self.stages == "large" else []),
-            ]
-        if isinstance(self.stages[0], float):
-            return [groups.last_share(found, share) for share in self.stages]
-        return [self._matching(stage, entries, found) for stage, entries in enumerate(self.stages)]
+    def _units_of_stages(self, model):
+        """All units, and what each stage trains beside the stages before."""
+        if isinstance(self.stages, list) and isinstance(self.stages[0], list):  # names need no order
+            found = groups.units(model)
+            return found, [self._matching(stage, entries, found) for stage, entries in enumerate(self.stages)]
+        traces = groups.Traces()
+        try:
+            found = groups.units(model, traces)
+            if not isinstance(self.stages, str):
+                return found, [groups.last_share(found, share) for share in self.stages]
+            head = groups.head(model, found, traces)
+        except groups.UnknownOrder as error:
+            raise ValueError(
+                f"GradualUnfreezing: {error}, which `stages={self.stages!r}` needs. Give `stages` as a list of names "
+                f"of layers. Layers: {', '.join(unit.path for unit in groups.units(model))}"
+            ) from None
+        base = [unit for unit in found if unit not in head]
+        below = {"small": [], "medium": [groups.last_blocks(base, LAST_BLOCKS)], "large": [base]}
+        return found, [head, *below[self.stages]]
 
     def _matching(self, stage, entries, found):
         added = []

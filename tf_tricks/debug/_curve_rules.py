@@ -82,13 +82,15 @@ def underfitting(curve):
     val_end = tail_median(curve.val) if len(curve.val) else end
     if not flat or end < share * reference or val_end > 1.3 * end:
         return None
+    # Without `baseline` it may as well have learned all there is in the first epoch: the floor of a loss is not known.
     compared = "in the first epoch" if curve.baseline is None else "for predicting the mean (`baseline`)"
-    more = "" if curve.baseline is not None else " If the first epoch had learned all already, pass `baseline`."
+    more = "" if curve.baseline is not None else " If the first epoch had learned all already: `baseline` tells."
     return Finding(
         "underfitting",
         f"Underfitting: the training loss came to rest at {end:.4g}, after {reference:.4g} {compared}; it fell by "
         f"{last_third:.2g} in the last third. See whether the model learns one batch (`overfit_one_batch`) and whether "
         f"labels belong to features (`check_inputs`); then a larger model or less regularisation.{more}",
+        is_fault=curve.baseline is not None,
         evidence={"start": start, "end": end, "reference": reference, "last_third": last_third},
     )
 

@@ -80,6 +80,27 @@ def check_targets(model, found):
         raise ValueError("`y` must hold the targets, or `x` be a dataset that brings them along. Received: y=None")
 
 
+def fixed_batch_size(model):
+    """int, how many samples `model` takes at once if its inputs are built for one number of them; None for any."""
+    try:
+        inputs = keras.tree.flatten(getattr(model, "inputs", None))
+    except ValueError:  # a `Sequential` that is not built
+        return None
+    sizes = {tensor.shape[0] for tensor in inputs if tensor is not None}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def one_batch(model, found):
+    """The `Samples`, or as many of them as `model` takes if that is one number: some more than once if need be."""
+    size = fixed_batch_size(model)
+    return found if size is None else filled(found, size)
+
+
+def filled(found, size):
+    """The first `size` of the `Samples`, which begin again if there are fewer."""
+    return found.take(np.arange(size) % found.size)
+
+
 def is_dataset(x):
     """Is `x` something that gives batches, rather than arrays in a structure?"""
     if isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec") or hasattr(x, "batch_sampler"):

@@ -9,7 +9,6 @@ from tf_tricks.debug._input_rows import all_named, arrays_of, named
 from tf_tricks.debug._result import Finding
 
 PROBED = 64  # samples that the model sees
-INDEPENDENT = 0.01  # p-value above which the labels look shuffled
 
 
 class Examination:
@@ -25,6 +24,7 @@ class Examination:
         self.rows, self.validation, self.model, self.seed = rows, validation, model, seed
         self.data, self.y = rows.sample, rows.targets()
         self.findings, self.dependence, self.probe, self.keys = [], None, Probe(), None
+        self.are_unmistakable = False
 
     def checks(self):
         """(name, function) of each check that applies."""
@@ -121,6 +121,7 @@ class Examination:
             if not wrong:
                 ignored = getattr(loss, "ignore_class", None)
                 wrong = self._add(_target_checks.out_of_range(name, y, units, kind, ignored))
+                self._add(_target_checks.does_not_fit(name, target, output.shape, kind))
             self._add(
                 _target_checks.broadcasts(name, target, output.shape, kind),
                 _target_checks.target_scale(name, y, kind) if kind in _target_checks.DISTANCES else None,
@@ -142,9 +143,8 @@ class Examination:
         everything, rows = self.rows.everything, self.rows.finite
         x, y = arrays_of(everything.x), arrays_of(everything.y)
         if x and y:
-            numbers = sum(leaf[0].size for leaf in x)
-            labels = _equal_samples.row_keys(y, rows)
-            self._add(_equal_samples.conflicting_labels(self._keys(), labels, numbers, rows))
+            keys, labels = self._keys(), _equal_samples.row_keys(y, rows)
+            self._add(_equal_samples.conflicting_labels(keys, labels, self.are_unmistakable, rows))
 
     def against_validation(self):
         data, other = self.data, self.validation.sample
@@ -164,8 +164,8 @@ class Examination:
         x, x_other = arrays_of(self.rows.everything.x), arrays_of(everything.x)
         same_kind = len(x) == len(x_other) and all(a.shape[1:] == b.shape[1:] for a, b in zip(x, x_other, strict=True))
         if x and same_kind:
-            others = _equal_samples.row_keys(x_other, rows, [each.dtype for each in x])
-            self._add(_equal_samples.leakage(self._keys(), others, self.rows.finite, rows))
+            keys, others = self._keys(), _equal_samples.row_keys(x_other, rows, [each.dtype for each in x])
+            self._add(_equal_samples.leakage(keys, others, self.are_unmistakable, self.rows.finite, rows))
 
     def shuffled(self):
         generator, most = np.random.default_rng(self.seed), _label_dependence.SAMPLES
@@ -179,15 +179,8 @@ class Examination:
         if found is None:
             return
         self.dependence = found
-        if found.p_value > INDEPENDENT:
-            text = (
-                "The labels look shuffled: neither neighbours, a ridge regression nor single columns fit them better "
-                f"than permuted labels (correlation {found.score:.3f} by {found.learner}, {found.chance:.3f} +- "
-                f"{found.chance_stddev:.3f} for permuted ones, p = {found.p_value:.2f}). Look at a few samples with "
-                "their labels: were `x` and `y` shuffled, sorted or filtered apart? Otherwise the relation is a "
-                "subtle one."
-            )
-            self._add(Finding("labels_independent", text, evidence=found._asdict()))
+        if found.looks_independent:
+            self._add(_labels_independent(found))
 
     def _targets(self, y=None):
         """(name, array) of the targets, in the order of the outputs."""
@@ -204,7 +197,9 @@ class Examination:
     def _keys(self):
         """Of the features of all finite samples. They take a while: made once."""
         if self.keys is None:
-            self.keys = _equal_samples.row_keys(arrays_of(self.rows.everything.x), self.rows.finite)
+            x, rows = arrays_of(self.rows.everything.x), self.rows.finite
+            self.keys = _equal_samples.row_keys(x, rows)
+            self.are_unmistakable = _equal_samples.are_unmistakable(x, self.keys, rows)
         return self.keys
 
     def _add(self, *findings):
@@ -232,6 +227,26 @@ def _are_classes(y, kind):
         return one_each
     few = len(np.unique(y)) <= min(50, max(2, len(y) // 5))
     return kind is None and one_each and _target_checks.is_integer(y) and few
+
+
+def _labels_independent(found):
+    chance = f"{found.chance:.3f} +- {found.chance_stddev:.3f} for permuted ones, p = {found.p_value:.2f}"
+    seen = (
+        "neither neighbours, a ridge regression, single columns nor pairs of them fit them better than permuted labels "
+        f"(correlation {found.score:.3f} by {found.learner}, {chance})"
+    )
+    if found.is_independent:
+        text = (
+            f"The labels look shuffled: {seen}, and a linear relation that explains "
+            f"{100 * _label_dependence.WEAK:.0f} % of them would have shown. Look at a few samples with their labels: "
+            "were `x` and `y` shuffled, sorted or filtered apart? Otherwise the relation is a subtle one."
+        )
+    else:
+        text = (
+            f"The labels may be shuffled, or the relation is too weak for this many samples and features: {seen}. Look "
+            "at a few samples with their labels, or give more of them."
+        )
+    return Finding("labels_independent", text, found.is_independent, found._asdict())
 
 
 def _unknown_classes(name, train, validation, are_known_classes):

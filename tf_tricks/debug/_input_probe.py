@@ -7,7 +7,9 @@ import keras
 import numpy as np
 
 from tf_tricks import _layer_calls
+from tf_tricks.debug._data import one_batch
 from tf_tricks.debug._layer_signals import replaced_calls
+from tf_tricks.debug._targets import losses_of_outputs, output_names
 from tf_tricks.fit_hooks.borrowing import borrowed
 from tf_tricks.fit_hooks.functional import LossFunction
 from tf_tricks.fit_hooks.replay_state import sublayers
@@ -21,7 +23,8 @@ class Probe:
         outputs: list of arrays, one per output; empty if the model did not run.
         losses: list as long, the compiled loss of each, or None.
         names: list as long, of outputs, or None where they have none.
-        arriving: dict, number of an input -> (name of the first layer with a kernel that sees it, array it sees).
+        arriving: dict, number of an input -> (name of the first layer with a kernel that sees it, array it sees in
+            training).
         pictures: list of (name of a layer, (n, h, w, c) array), what comes out of a reshaping layer or arrives at a
             convolution before any other layer with a kernel.
         data_format: str or None, of its convolutions.
@@ -41,32 +44,30 @@ class Probe:
 
 def probe(model, data):
     """A `Probe` of `Samples`, without consequences for the model."""
-    found = Probe()
+    found, data = Probe(), one_batch(model, data)
     leaves = keras.tree.flatten(data.x)
     with contextlib.ExitStack() as stack:
         try:
             loan = stack.enter_context(borrowed(model, *data))
-            outputs, calls = _run(model, data.x)
+            outputs, calls = _run(model, data.x, training=False)
         except Exception as error:  # data that does not fit the model is a finding, in Keras's own words
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             found.error = f"{type(error).__name__}: {' '.join(lines)[:300]}"
             return found
         found.outputs = [_array(each) for each in keras.tree.flatten(outputs)]
-        found.names = _names(model, outputs, len(found.outputs))
-        found.losses = _losses(model, outputs, found.names)
+        found.names, found.losses = output_names(model, outputs), losses_of_outputs(model, outputs)
         kernels = [call for call in calls if call[0] == "kernel"]
         first = next((i for i, call in enumerate(calls) if call[0] == "kernel"), len(calls))
         found.pictures = [(layer.name, array) for _, layer, array in calls[: first + 1] if array.ndim == 4]
         found.data_format = next((layer.data_format for _, layer, _ in kernels if hasattr(layer, "data_format")), None)
-        if len(leaves) == 1:
-            found.arriving = {0: (kernels[0][1].name, kernels[0][2])} if kernels else {}
-        else:
-            found.arriving = _arriving(model, data.x, kernels)
+        first_seen = ({0: 0} if kernels else {}) if len(leaves) == 1 else _first_seen(model, data.x, kernels)
+        in_training = _kernels_in_training(model, loan, data.x, kernels)
+        found.arriving = {i: (kernels[k][1].name, in_training[k][2]) for i, k in first_seen.items()}
         found.losses_of_shapes = _losses_of_shapes(model, loan, data, found.outputs)
     return found
 
 
-def _run(model, x):
+def _run(model, x, training):
     """(outputs, list of (kind, layer, array) of the calls): "kernel" with what arrives, "reshape" with what leaves."""
     calls = []
 
@@ -78,20 +79,35 @@ def _run(model, x):
             calls.append(("kernel", layer, _array(tensors[0])))
 
     with _layer_calls.without_gradients(), _watched(_innermost(model), see):
-        outputs = _layer_calls.inference_or_training(model, x, False)
+        outputs = _layer_calls.inference_or_training(model, x, training)
     return outputs, calls
 
 
-def _arriving(model, x, kernels):
+def _kernels_in_training(model, loan, x, kernels):
+    """The same calls in training mode: there a layer that learns its scale scales from the first batch on.
+
+    In inference mode a new `BatchNormalization` does nothing yet, and data that it will scale would be called unscaled.
+    """
+    try:
+        _, calls = _run(model, x, training=True)
+    except Exception:  # a model that trains on more than its inputs
+        return kernels
+    finally:
+        loan.reset()
+    found = [call for call in calls if call[0] == "kernel"]
+    return found if [call[1] for call in found] == [call[1] for call in kernels] else kernels
+
+
+def _first_seen(model, x, kernels):
     """Which kernel sees which input: the first one that notices when the samples of that input change places."""
     leaves, found = keras.tree.flatten(x), {}
     for i, leaf in enumerate(leaves):
         moved = [*leaves[:i], np.roll(leaf, 1, axis=0), *leaves[i + 1 :]]
-        _, calls = _run(model, keras.tree.pack_sequence_as(x, moved))
+        _, calls = _run(model, keras.tree.pack_sequence_as(x, moved), training=False)
         others = [call for call in calls if call[0] == "kernel"]
-        for (_, layer, before), (_, _, after) in zip(kernels, others, strict=False):
+        for k, ((_, _, before), (_, _, after)) in enumerate(zip(kernels, others, strict=False)):
             if before.shape != after.shape or not np.array_equal(before, after, equal_nan=True):
-                found[i] = (layer.name, before)
+                found[i] = k
                 break
     return found
 
@@ -112,22 +128,6 @@ def _losses_of_shapes(model, loan, data, outputs):
         return tuple(loss.value(data.x, each, data.sample_weight) for each in (y[0], shaped))
     except Exception:  # a loss that takes other shapes than the outputs' refuses one of them
         return None
-
-
-def _names(model, outputs, count):
-    if isinstance(outputs, dict):
-        return sorted(outputs)
-    names = list(getattr(model, "output_names", None) or [])
-    return names if len(names) == count else [None] * count
-
-
-def _losses(model, outputs, names):
-    loss = model.loss
-    if isinstance(loss, dict):
-        return [loss.get(name) for name in names]
-    if isinstance(loss, (list, tuple)):
-        return list(loss) if len(loss) == len(names) else [None] * len(names)
-    return [loss] * len(names)
 
 
 def _innermost(model):

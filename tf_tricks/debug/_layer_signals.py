@@ -94,10 +94,19 @@ def _signal(layer, number, outputs):
     name = layer.name if number == 1 else f"{layer.name}#{number}"
     is_table = isinstance(layer, keras.layers.Embedding)  # its scale is a choice: most models normalise it away
     has_kernel = not is_table and any(len(weight.shape) > 1 for weight in layer.weights)
-    normalizes = "norm" in type(layer).__name__.lower()  # also those that are not Keras's own
+    inner = inner_layer(layer)
+    # Also those that are not Keras's own.
+    normalizes = any("norm" in type(each).__name__.lower() for each in (layer, inner))
     return LayerSignal(
-        name, mean, stddev, sample_stddev, zeros, _saturated(layer, values), None, has_kernel, normalizes
+        name, mean, stddev, sample_stddev, zeros, _saturated(inner, values), None, has_kernel, normalizes
     )
+
+
+def inner_layer(layer):
+    """What a `TimeDistributed` applies, else the layer itself: that wrapper calls `layer.call`, which nobody sees."""
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    return layer
 
 
 def _saturated(layer, values):

@@ -9,7 +9,7 @@ from tf_tricks import _layer_calls
 from tf_tricks.callbacks.non_finite_diagnosis import diagnose
 from tf_tricks.debug._layer_signals import layer_signals, limits
 from tf_tricks.debug._result import Finding
-from tf_tricks.fit_hooks.functional import LossFunction
+from tf_tricks.fit_hooks.functional import LossFunction, UnknownLossError
 from tf_tricks.fit_hooks.replay import loss_of_predictions
 from tf_tricks.fit_hooks.replay_state import sublayers, untouched
 
@@ -132,7 +132,10 @@ def without_gradient(model, data, before):
     if not any(unmoved):
         return []
     loss = LossFunction(model, training=True, compiled=False)
-    at_first = loss.gradient(*data, weights=before)[1]
+    try:
+        at_first = loss.gradient(*data, weights=before)[1]
+    except UnknownLossError:
+        return []
     owners, groups = {}, {}
     for layer in sorted(sublayers(model), key=lambda each: len(each.variables)):
         for variable in layer.trainable_variables:
@@ -197,19 +200,23 @@ def _passes_zeros_on(layer):
     return activation is None or activation is keras.activations.linear
 
 
-def nan_report(loan, data, replay, step):
-    """The `NonFiniteReport` of a run whose loss was not finite at `step`; `replay(steps)` trains anew up to there."""
-    model = loan.model
+def nan_report(loan, data, replay, losses):
+    """The `NonFiniteReport` of a run the last of whose `losses` was not finite; `replay(steps)` trains anew so far."""
+    model, step = loan.model, len(losses) - 1
     first = max(0, step - 4)
     replay(first)
     loss = LossFunction(model, training=True, compiled=False)
     trajectory = {"step": [], "loss": [], "grad_norm": []}
     for number in range(first, step + 1):
-        value, gradients = loss.gradient(*data)
-        norm = math.sqrt(sum(float(np.sum(np.square(g, dtype="float64"))) for g in gradients if g is not None))
+        try:
+            value, gradients = loss.gradient(*data)
+        except UnknownLossError:
+            value, gradients = losses[number], None
+        squares = [float(np.sum(np.square(g, dtype="float64"))) for g in gradients or [] if g is not None]
+        norm = math.nan if gradients is None else math.sqrt(sum(squares))
         for key, each in zip(trajectory, (number, value, norm), strict=True):
             trajectory[key].append(each)
-        if not (math.isfinite(value) and math.isfinite(norm)):
+        if not (math.isfinite(value) and (gradients is None or math.isfinite(norm))):
             break
         if number < step:
             loan.step(*data)

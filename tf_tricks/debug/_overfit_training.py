@@ -17,14 +17,22 @@ FACTORS = (0.1, 10.0, 0.01, 100.0, 1e-3, 1e3)  # of the model's rate
 PLATEAU = 150  # steps without a fall that end an attempt
 TRIAL = 200  # steps (a third of the attempt, if that is less) after which a tenth of the way must be gone
 FEWEST = 3  # steps, of which the first may leave some weights where they are
+ROUNDING = 1e-8  # of the loss at the start: nothing is asked for below that
 FEW = 60  # steps that can show that a loss has come to rest, when the time is too short for a plateau
 
 
 class OverfitTest:
-    """The experiment, in a loan."""
+    """The experiment, in a loan.
 
-    def __init__(self, loan, data, budget):
+    Args:
+        data: `Samples`, one batch of them. count: int, how many different ones it holds: a model that takes so many
+            samples and no other number gets some of them several times.
+        others: `Samples` among which they were chosen: their targets say how much targets differ.
+    """
+
+    def __init__(self, loan, data, budget, count, others):
         self.loan, self.model, self.all, self.budget = loan, loan.model, data, budget
+        self.count, self.among = count, [data.y, others.y] if count > 1 else [others.y]
         self.rate = loan.learning_rate
         self.switched_off = switch_off_regularisation(loan)
         self.notes, self.report, self.working_rate, self.scheduled = [], None, None, True
@@ -33,7 +41,7 @@ class OverfitTest:
 
     def fields(self):
         """The fields of an `OverfitOneBatch`, by name."""
-        stages = [self.all] if self._normalises() or self.all.size == 1 else [_repeated(self.all), self.all]
+        stages = [self.all] if self._normalises() or self.count == 1 else [_repeated(self.all), self.all]
         for stage in stages:
             self._begin(stage)
             if not self.model.trainable_variables:
@@ -58,8 +66,8 @@ class OverfitTest:
         if not norms:
             return False
         text = "Batch normalisation would subtract one sample from itself"
-        if self.all.size > 1:
-            text += f": the test with one sample alone was left out. The {self.all.size} are normalised together."
+        if self.count > 1:
+            text += f": the test with one sample alone was left out. The {self.count} are normalised together."
         else:
             text += ": the moving statistics were used in its place. Give more `samples` to test it as it trains."
             for layer in norms:
@@ -74,16 +82,19 @@ class OverfitTest:
         self._reset()
         self.function = LossFunction(self.model, training=True, compiled=False)
         self.predictions = self.function.predictions(data.x)
-        self.targets = _targets.targets(self.model, data.y, self.predictions, data.sample_weight)
+        self.targets = _targets.targets(self.model, data.y, self.predictions, data.sample_weight, self.among)
         self.layers = _overfit_findings.output_layers(self.model, data.x)
-        self.mean_loss = self._loss_of("mean")
-        self.bound = self._loss_of("nearly_best")
+        self.adds = self.function.added_loss(data.x) != 0
+        self.mean_loss, best, bound = (self._loss_of(name) for name in ("mean", "best", "nearly_best"))
+        # Where the targets do not differ, the bound would be what rounding keeps a training from.
+        start = loss_of_predictions(self.model, data.x, data.y, self.predictions, data.sample_weight)
+        self.bound = max(bound, best + ROUNDING * (start - best)) if start > best else bound
 
     def _loss_of(self, name):
-        if self.targets is None or any(target.kind is None for target in self.targets):
+        if self.adds or self.targets is None or any(target.kind is None for target in self.targets):
             return math.nan  # a loss that says nothing about its minimum
-        best = keras.tree.pack_sequence_as(self.predictions, [getattr(target, name)() for target in self.targets])
-        return loss_of_predictions(self.model, self.data.x, self.data.y, best, self.data.sample_weight)
+        outputs = keras.tree.pack_sequence_as(self.predictions, [getattr(target, name)() for target in self.targets])
+        return loss_of_predictions(self.model, self.data.x, self.data.y, outputs, self.data.sample_weight)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -237,7 +248,7 @@ class OverfitTest:
             for _ in range(steps):
                 self.loan.step(*self.data)
 
-        self.report = _overfit_findings.nan_report(self.loan, self.data, replay, len(self.losses) - 1)
+        self.report = _overfit_findings.nan_report(self.loan, self.data, replay, self.losses)
         text = f"The loss is not finite at step {len(self.losses) - 1}: {self.report.cause}. See `.report`."
         return [*findings, Finding("non_finite", text, evidence={"step": len(self.losses) - 1})]
 
@@ -261,8 +272,9 @@ class OverfitTest:
     def _unknown(self, end):
         first, last = self.losses[0], self.losses[-1]
         how = {"rest": "came to rest", "budget": "the budget was over"}.get(end, "was still falling")
+        which = "the losses that layers add (`add_loss`)" if self.adds else "this loss"
         text = (
-            f"Nothing is known about the lowest value of this loss. It went from {first:.3g} to {last:.3g} and {how}: "
+            f"Nothing is known about the lowest value of {which}. It went from {first:.3g} to {last:.3g} and {how}: "
             "is that what predictions without an error give?"
         )
         evidence = {"start_loss": first, "final_loss": last, "at_rest": end == "rest"}
@@ -289,7 +301,7 @@ class OverfitTest:
         losses = self.losses or [math.nan]
         return dict(
             fitted=self.fitted,
-            samples=1 if self.data is not self.all or self.all.size == 1 else self.all.size,
+            samples=1 if self.data is not self.all else self.count,
             start_loss=losses[0],
             final_loss=losses[-1],
             bound=self.bound,

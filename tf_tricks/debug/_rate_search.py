@@ -38,7 +38,9 @@ class RateSearch:
         first = rates[len(losses) // 2] if steepest is None else steepest
         tried, reached, length = self._rounds(first, rates[-1], start)
         if not tried:
-            fell = steepest is not None and start - np.min(losses) > noise
+            fell = steepest is not None and start - np.min(losses) > max(noise, 1e-4 * abs(start))
+            if not fell and self.budget.over():  # a range test sees each rate for one step: that it is flat says little
+                return self._nothing(rates, losses, _SHORT)
             if not fell:
                 return self._nothing(rates, losses, _does_not_learn(start, float(np.min(losses))))
             safe = float(rates[int(np.argmin(losses))])

@@ -6,7 +6,7 @@ import numpy as np
 from tf_tricks.debug._result import Finding
 
 SPARSE = ("sparsecategoricalcrossentropy",)
-CATEGORICAL = ("categoricalcrossentropy", "categoricalfocalcrossentropy")
+CATEGORICAL = ("categoricalcrossentropy", "categoricalfocalcrossentropy", "kldivergence")
 BINARY = ("binarycrossentropy", "binaryfocalcrossentropy")
 DISTANCES = (
     "meansquarederror",
@@ -157,18 +157,45 @@ def broadcasts(name, target, output, kind):
     if kind not in (*DISTANCES, *BINARY):
         return None
     a, b = aligned(target, output)
-    if a == b:
+    stretched = None if a == b else _stretched(a, b)
+    if stretched is None:
         return None
-    try:
-        stretched = np.broadcast_shapes(a, b)
-    except ValueError:
-        return None  # Keras says so itself
     return Finding(
         "broadcast",
         f"`{name}` of shape {_words(target)} and the output of shape {_words(output)} are stretched to "
         f"{_words(stretched)} in the loss, without a word: each is compared with entries that are not its own.",
         evidence={"target": tuple(target), "output": tuple(output), "compared": stretched},
     )
+
+
+def does_not_fit(name, target, output, kind):
+    """A target of another shape than the prediction, which the loss cannot compare with it."""
+    target, output = tuple(target), tuple(output)
+    if kind in SPARSE:  # the classes may lie along any axis
+        fitting = [output[:axis] + output[axis + 1 :] for axis in range(1, len(output))]
+        squeezed = target[:-1] if len(target) == len(output) and target[-1] == 1 else target
+        a, b = squeezed, squeezed if squeezed in fitting else output[:-1]
+        wanted = output[:-1]
+    elif kind in (*CATEGORICAL, *DISTANCES, *BINARY):
+        a, b = aligned(target, output)
+        wanted = output
+    else:
+        return None
+    if a == b or (kind in (*DISTANCES, *BINARY) and _stretched(a, b) is not None):
+        return None
+    return Finding(
+        "target_shape",
+        f"`{name}` of shape {_words(target)} does not fit the output of shape {_words(output)}, for which the loss "
+        f"takes {_words(wanted)}: give the last layer as many units as there are targets, or `{name}` that shape.",
+        evidence={"target": target, "output": output},
+    )
+
+
+def _stretched(a, b):
+    try:
+        return np.broadcast_shapes(a, b)
+    except ValueError:
+        return None
 
 
 def _shape(y):

@@ -5,23 +5,11 @@ import dataclasses
 import keras
 import numpy as np
 
+from tf_tricks.debug._target_checks import BINARY, CATEGORICAL, DISTANCES, SPARSE, loss_kind
+
 SURE = 0.01  # how far the predictions that count as right are from the best ones: probability, or share of the spread
 
-_KINDS = {
-    "sparsecategoricalcrossentropy": "sparse",
-    "categoricalcrossentropy": "categorical",
-    "categoricalfocalcrossentropy": "categorical",
-    "binarycrossentropy": "binary",
-    "binaryfocalcrossentropy": "binary",
-    "kldivergence": "categorical",
-    "meansquarederror": "regression",
-    "meanabsoluteerror": "regression",
-    "meanabsolutepercentageerror": "regression",
-    "meansquaredlogarithmicerror": "regression",
-    "huber": "regression",
-    "logcosh": "regression",
-    "poisson": "regression",
-}
+_KINDS = {"sparse": SPARSE, "categorical": CATEGORICAL, "binary": BINARY, "regression": DISTANCES}
 
 
 @dataclasses.dataclass
@@ -34,6 +22,7 @@ class Target:
         shape: tuple, of the predictions, samples first.
         from_logits: bool. smoothing: float, the loss's `label_smoothing`.
         counts: array of bool, which samples (and positions) the loss does not leave out; None for all.
+        among: list of arrays, the targets whose spread is the measure of an error: of the first that have one.
     """
 
     kind: str | None
@@ -42,6 +31,7 @@ class Target:
     from_logits: bool = False
     smoothing: float = 0.0
     counts: np.ndarray | None = None
+    among: list = dataclasses.field(default_factory=list)
 
     @property
     def classifies(self):
@@ -57,9 +47,17 @@ class Target:
         return hot * (1 - self.smoothing) + self.smoothing / units
 
     def spread(self):
-        """float, the targets' standard deviation; for one sample their magnitude."""
-        deviation = float(np.std(self.y, dtype="float64"))
-        return deviation if deviation > 0 else float(np.sqrt(np.mean(np.square(self.y, dtype="float64"))))
+        """float, the standard deviation of the targets `among`; where all are equal, their magnitude."""
+        among = [np.asarray(each, "float64") for each in self.among or [self.y]]
+        among = [each[np.isfinite(each)] for each in among]
+        deviations = [float(np.std(each)) for each in among if each.size]
+        return next(
+            (each for each in deviations if each > 0), float(np.sqrt(np.mean(np.square(self.y, dtype="float64"))))
+        )
+
+    def best(self):
+        """The predictions with the lowest loss."""
+        return self.y.astype("float32") if self.kind in ("regression", None) else self._outputs(self.probabilities())
 
     def nearly_best(self):
         """The predictions that the bound of the loss belongs to."""
@@ -99,15 +97,16 @@ class Target:
         return p.astype("float32")
 
 
-def targets(model, y, predictions, sample_weight=None):
+def targets(model, y, predictions, sample_weight=None, among=()):
     """A `Target` for each output; None if the targets do not match the outputs one by one.
 
     Args:
         model: a compiled keras.Model. y: its targets. predictions: its outputs as arrays.
         sample_weight: None, or the weights of the samples, one array or one per output.
+        among: list of targets of more samples, as `y`, for `Target.among`.
     """
     outputs, wanted = keras.tree.flatten(predictions), _as_outputs(model, y, predictions)
-    losses = _losses(model, predictions, len(outputs))
+    losses = losses_of_outputs(model, predictions)
     if wanted is None or len(wanted) != len(outputs) or any(each is None for each in wanted):
         return None
     weights = _as_outputs(model, sample_weight, predictions) or [None]
@@ -115,11 +114,16 @@ def targets(model, y, predictions, sample_weight=None):
     if len(weights) != len(outputs):
         weights = [None] * len(outputs)
     found = [_target(*each) for each in zip(losses, wanted, outputs, weights, strict=True)]
-    return None if any(each is None for each in found) else found
+    if any(each is None for each in found):
+        return None
+    for others in among:
+        for target, each in zip(found, _as_outputs(model, others, predictions), strict=True):
+            target.among.append(each)
+    return found
 
 
 def _target(loss, y, output, weights):
-    kind, config = loss_kind(loss)
+    kind, config = _kind_and_config(loss)
     y = np.asarray(y)
     if kind == "sparse":
         y = y.reshape(output.shape[:-1]) if y.size * output.shape[-1] == output.size else None
@@ -145,38 +149,34 @@ def _counts(y, shape, weights, ignored):
     return weighed if counts is None else counts & weighed.reshape(weighed.shape + (1,) * (y.ndim - weighed.ndim))
 
 
-def loss_kind(loss):
-    """(kind, configuration) of a loss as `compile` takes it; (None, {}) for one that is not Keras's."""
-    if loss is None:
-        return None, {}
-    if isinstance(loss, str):
-        loss = keras.losses.get(loss)
-    name = type(loss).__name__ if isinstance(loss, keras.losses.Loss) else getattr(loss, "__name__", "")
-    kind = _KINDS.get(name.lower().replace("_", ""))
-    config = loss.get_config() if kind and isinstance(loss, keras.losses.Loss) else {}
-    return kind, config
+def _kind_and_config(loss):
+    """(`Target.kind`, configuration) of a loss as `compile` takes it; (None, {}) for one that is not Keras's."""
+    word = loss_kind(loss)
+    kind = next((kind for kind, words in _KINDS.items() if word in words), None)
+    return kind, loss.get_config() if kind and isinstance(loss, keras.losses.Loss) else {}
 
 
-def _losses(model, predictions, count):
-    loss = getattr(model, "loss", None)
+def output_names(model, outputs):
+    """The names of the flat outputs, in their order; None for outputs without."""
+    names = sorted(outputs) if isinstance(outputs, dict) else list(getattr(model, "output_names", None) or [])
+    count = len(keras.tree.flatten(outputs))
+    return names if len(names) == count else [None] * count
+
+
+def losses_of_outputs(model, outputs):
+    """What `compile` was given for each of the flat outputs: a loss, its name, or None."""
+    loss, names = getattr(model, "loss", None), output_names(model, outputs)
     if isinstance(loss, dict):
-        names = sorted(predictions) if isinstance(predictions, dict) else getattr(model, "output_names", [])
-        found = [loss.get(name) for name in names]
-    elif isinstance(loss, (list, tuple)):
-        found = keras.tree.flatten(loss)
-    else:
-        found = [loss] * count
-    return found if len(found) == count else [None] * count
+        return [loss.get(name) for name in names]
+    found = keras.tree.flatten(loss) if isinstance(loss, (list, tuple)) else [loss] * len(names)
+    return found if len(found) == len(names) else [None] * len(names)
 
 
-def _as_outputs(model, y, predictions):
+def _as_outputs(model, y, outputs):
     """The targets in the order of the flat outputs."""
     if y is None:
         return None
-    if isinstance(y, dict):
-        names = sorted(predictions) if isinstance(predictions, dict) else getattr(model, "output_names", [])
-        return [y.get(name) for name in names]
-    return keras.tree.flatten(y)
+    return [y.get(name) for name in output_names(model, outputs)] if isinstance(y, dict) else keras.tree.flatten(y)
 
 
 def accuracy(found, predictions):

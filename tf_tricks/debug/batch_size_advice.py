@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_tricks._checks import check_integer
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._data import check_targets, samples
+from tf_tricks.debug._data import check_targets, fixed_batch_size, samples
 from tf_tricks.debug._result import Finding, Result
 from tf_tricks.debug.check_gradients import check_compiled
 from tf_tricks.fit_hooks.borrowing import borrowed
@@ -114,7 +114,7 @@ def batch_size_advice(
         A `BatchSizeAdvice`. The advice is no fault; `passed` is False only where there is no gradient at all.
     Raises:
         TypeError, ValueError: an argument is out of range; the model is not compiled or has nothing to train; there
-            are fewer than 4 samples.
+            are fewer than 4 samples, or batches of a model that takes one size only.
     Reference:
         McCandlish, Kaplan, Amodei et al. (2018), An Empirical Model of Large-Batch Training, arXiv:1812.06162, section
         2 and appendix A.1 (the unbiased estimates from two batch sizes).
@@ -128,15 +128,15 @@ def batch_size_advice(
     seed = check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "Measuring the noise of the gradient")
     check_integer("steps", _MOST if steps is None else steps, _FEWEST)
-    found = samples(x, y, sample_weight, limit=_LIMIT, seed=seed)
+    fixed = fixed_batch_size(model)
+    needed = _FEWEST * (fixed or 1)
+    found = samples(x, y, sample_weight, limit=max(_LIMIT, needed), seed=seed)
     check_targets(model, found)
-    if found.size < _FEWEST:
-        raise ValueError(f"`x` must have at least {_FEWEST} samples. Received: {found.size}")
-    small = max(1, found.size // _MOST)
+    if found.size < needed:
+        what = f", {_FEWEST} batches of the size that the model is built for" if fixed else ""
+        raise ValueError(f"`x` must have at least {needed} samples{what}. Received: {found.size}")
+    small = fixed or _small(model, found.size)
     try:
-        # Statistics of a batch of one are no statistics: a normalisation over the batch needs several.
-        if any("batchnorm" in type(layer).__name__.lower() for layer in sublayers(model)):
-            small = min(max(small, 8), found.size // _FEWEST)
         with borrowed(model, *found.take(slice(small))):
             if not model.trainable_variables:
                 raise ValueError("`model` must have trainable weights. Received: none")
@@ -144,6 +144,14 @@ def batch_size_advice(
     finally:
         budget.close()
     return _advice(gradients, small, batch_size, seed)
+
+
+def _small(model, size):
+    """Samples of a small batch, of `size` in all."""
+    small = max(1, size // _MOST)
+    # Statistics of a batch of one are no statistics: a normalisation over the batch needs several.
+    normalises = any("batchnorm" in type(layer).__name__.lower() for layer in sublayers(model))
+    return min(max(small, 8), size // _FEWEST) if normalises else small
 
 
 def noise_scale(products, small):

@@ -22,12 +22,13 @@ class InputCheck(Result):
         findings: list of `Finding`s named "not_finite", "constant_columns", "duplicate_columns", "images_not_scaled",
             "not_scaled", "channels_first", "axes_scrambled", "does_not_fit", "one_unit", "one_hot_targets",
             "integer_targets", "not_integers", "labels_out_of_range", "single_class", "imbalance", "constant_target",
-            "target_scale", "broadcast", "labels_independent", "conflicting_labels", "shapes_differ",
+            "target_scale", "broadcast", "target_shape", "labels_independent", "conflicting_labels", "shapes_differ",
             "scaled_differently", "unknown_classes", "leakage".
         num_samples, num_validation_samples: int, how many there are; of a dataset, how many were read.
         num_sampled: int, how many of `num_samples` the statistics are made of.
         shapes: dict, name of an array -> its shape and dtype as a str.
-        dependence: None, or the `Dependence` of labels and features: p_value, learner, score, chance, chance_stddev.
+        dependence: None, or the `Dependence` of labels and features: p_value, learner, score, chance, chance_stddev,
+            planted_p_value.
         percentiles: dict, name of an input -> (5, columns) array: the 0, 5, 50, 95 and 100 % points.
         skipped: list of str, the checks that the budget left no time for.
     Example:
@@ -86,10 +87,14 @@ def check_inputs(x, y=None, model=None, validation=None, *, samples=10_000, seco
 
     Always: NaN and infinities, constant and duplicate columns, pictures of 0 to 255 and columns far from unit scale,
     a single class, imbalance, equal samples with different labels, and whether the labels depend on the features at
-    all: nearest neighbours, a ridge regression and single columns have to fit better than nearly all permutations of
-    the labels (199 of them, p <= 0.01) would. With `model`: what its first layer with a kernel receives (so scaling in
-    the model counts), labels against loss and output units, targets that are broadcast, pictures in a wrong order of
-    axes after a `Reshape` or with channels first. With `validation`: equal samples in both, other scales and classes.
+    all: nearest neighbours, a ridge regression, single columns and pairs of them have to fit better than nearly all
+    permutations of the labels (199 of them, p <= 0.01) would. If they do not, it is a fault where a relation that
+    explains 5 % of the labels would have shown, and a remark where samples are too few to tell. Equal samples are
+    faults where samples are rich in numbers, not in a table of a few categories, which repeats itself.
+
+    With `model`: what its first layer with a kernel receives in training (so scaling in the model counts), labels
+    against loss and output units, targets that are broadcast or do not fit, pictures in a wrong order of axes after a
+    `Reshape` or with channels first. With `validation`: equal samples in both, other scales and classes.
 
     Of arrays, finite values, constant columns, equal samples and labels are looked up in all samples, and have their
     numbers; the rest is seen in `samples` of them. The model is left as it is, to the bit; one that is not built is
@@ -112,7 +117,8 @@ def check_inputs(x, y=None, model=None, validation=None, *, samples=10_000, seco
         TypeError, ValueError: an argument is none of these; `model` is not compiled.
     Reference:
         Karpathy (2019), A recipe for training neural networks, section 1; Good (2005), Permutation, parametric and
-        bootstrap tests of hypotheses, chapter 3.
+        bootstrap tests of hypotheses, chapter 3; Wellek (2010), Testing statistical hypotheses of equivalence and
+        noninferiority, section 1.2.
     Example:
         >>> check_inputs(x, y, model, validation=(x[:8], y[:8]), verbose=0).findings[0].name
         'leakage'

@@ -7,7 +7,7 @@ import os
 import keras
 import numpy as np
 
-from tf_tricks._checks import check_number, check_optional
+from tf_tricks._checks import check_integer, check_number, check_optional
 from tf_tricks.debug._curve import FEWEST, Curve
 from tf_tricks.debug._curve_rules import RULES
 from tf_tricks.debug._result import Finding, Result
@@ -22,8 +22,9 @@ class LearningCurve(Result):
 
     Attributes:
         findings: list of `Finding`s named "diverged", "overfitting", "underfitting", "learning_rate_too_high",
-            "learning_rate_too_low", "not_converged" (faults, but for a rate that merely fell late) and
-            "generalization_gap", "plateau", "noisy_validation", "validation_better", "too_short" (remarks).
+            "learning_rate_too_low", "not_converged" (faults, but for a rate that merely fell late, and underfitting
+            without a `baseline`) and "generalization_gap", "plateau", "noisy_validation", "validation_better",
+            "validation_epochs", "too_short" (remarks).
         epochs: list of int, the numbers of the epochs, from 0 as callbacks see them.
         loss: list of float, of training.
         val_epochs, val_loss: lists of int and float, the epochs that were validated; maybe empty.
@@ -70,7 +71,7 @@ class LearningCurve(Result):
         return "training loss over the epochs", self.loss
 
 
-def diagnose_learning_curve(history, *, monitor="loss", baseline=None):
+def diagnose_learning_curve(history, *, monitor="loss", baseline=None, validation_freq=None):
     """Read a learning curve as an expert would: each finding comes with the epoch and the numbers that led to it.
 
     Everything is judged against the noise of the curve itself (a robust estimate from second differences) and relative
@@ -82,7 +83,10 @@ def diagnose_learning_curve(history, *, monitor="loss", baseline=None):
         history: what `fit` returned, its `.history` or another dict of lists, or the path of a `CSVLogger`'s file.
         monitor: str, the training loss to read; that of validation is "val_" and its name. The smaller the better.
         baseline: None, or float > 0: the loss of predicting the mean (the targets' variance for "mse", the entropy of
-            the labels for a cross-entropy). Underfitting is then judged against it, not against the first epoch.
+            the labels for a cross-entropy). Underfitting is then judged against it, and is a fault; judged against the
+            first epoch, which may have learned all there is, it is a remark.
+        validation_freq: None, or as `fit` takes it: int >= 1, or the epochs (from 1) that were validated. Needed where
+            `history` has fewer values of validation than epochs, and several frequencies give as many.
     Returns:
         A `LearningCurve`; `print` it, or `.plot()` it.
     Raises:
@@ -98,14 +102,21 @@ def diagnose_learning_curve(history, *, monitor="loss", baseline=None):
     if not isinstance(monitor, str):
         raise TypeError(f"`monitor` must be a str. Received: monitor={monitor!r}")
     baseline = check_optional(check_number, "baseline", baseline, above=0)
+    validation_freq = _checked_frequency(validation_freq)
     epochs, logs = _read(history)
     if monitor not in logs or not len(logs[monitor]):
         raise ValueError(f"`monitor` must be one of {', '.join(sorted(logs))}. Received: monitor={monitor!r}")
     loss = _floats(monitor, logs[monitor])
-    val_at, val = _validation(logs.get(f"val_{monitor}"), f"val_{monitor}", len(loss))
     epochs = np.arange(len(loss)) if epochs is None or len(epochs) != len(loss) else np.asarray(epochs, "int64")
+    val_at, val, possible = _validation(logs.get(f"val_{monitor}"), f"val_{monitor}", epochs, validation_freq)
     rate = next((_floats(name, logs[name]) for name in _RATES if len(logs.get(name, ())) == len(loss)), None)
     findings = _findings(epochs, loss, val_at, val, rate, _success(logs), baseline)
+    if len(possible) > 1:
+        text = (
+            f"{len(val)} validation losses in {len(loss)} epochs fit a `validation_freq` of "
+            f"{' or '.join(map(str, possible[:5]))}: {possible[0]} is assumed. Pass the one of `fit`."
+        )
+        findings.append(Finding("validation_epochs", text, False, {"frequencies": possible}))
     best_at, best = (val_at, val) if np.isfinite(val).any() else (np.arange(len(loss)), loss)
     lowest = int(epochs[best_at[np.nanargmin(best)]]) if np.isfinite(best).any() else int(epochs[0])
     rates = None if rate is None else rate.tolist()
@@ -191,18 +202,44 @@ def _floats(name, values):
         raise TypeError(f"`history` must hold numbers under '{name}'. Received: {values!r}") from None
 
 
-def _validation(values, name, n):
-    """(positions among the `n` epochs, values): those of epochs that were validated."""
+def _checked_frequency(frequency):
+    """None, an int, or a set of epochs from 1."""
+    if isinstance(frequency, (list, tuple, set, range)):
+        return {check_integer("validation_freq", each, 1) for each in frequency}
+    return check_optional(check_integer, "validation_freq", frequency, 1)
+
+
+def _validation(values, name, epochs, frequency):
+    """(positions of the epochs that were validated, values, frequencies that fit equally well)."""
     if values is None or not len(values):
-        return np.empty(0, "int64"), np.empty(0)
-    numbers = _floats(name, values)
+        return np.empty(0, "int64"), np.empty(0), []
+    numbers, n = _floats(name, values), len(epochs)
     if len(numbers) == n:
         there = np.array([value not in ("NA", "", None) for value in values])
-        return np.flatnonzero(there), numbers[there]
+        return np.flatnonzero(there), numbers[there], []
     if len(numbers) > n:
         raise ValueError(f"`history` must have no more values of '{name}' than epochs, {n}. Received: {len(numbers)}")
-    frequency = n // len(numbers)  # `validation_freq`: History keeps only the epochs that were validated
-    return np.arange(1, len(numbers) + 1) * frequency - 1, numbers
+    # History keeps only the epochs that were validated.
+    if frequency is not None:
+        at = _validated(epochs, frequency)
+        if len(at) != len(numbers):
+            raise ValueError(
+                f"`validation_freq` must give {len(numbers)} of {n} epochs, as many as '{name}' has values. "
+                f"Received: validation_freq={frequency!r}, which gives {len(at)}"
+            )
+        return at, numbers, []
+    possible = [each for each in range(1, int(epochs[-1]) + 2) if len(_validated(epochs, each)) == len(numbers)]
+    if not possible:  # some epochs of the user's choice
+        return np.arange(1, len(numbers) + 1) * (n // len(numbers)) - 1, numbers, []
+    possible.sort(key=lambda each: (each % 10 != 0, each % 5 != 0, each))  # people like round numbers
+    return _validated(epochs, possible[0]), numbers, possible
+
+
+def _validated(epochs, frequency):
+    """Positions of the epochs (numbers from 0) that `fit` validates; it counts them from 1."""
+    numbers = np.asarray(epochs) + 1
+    chosen = numbers % frequency == 0 if isinstance(frequency, int) else np.isin(numbers, sorted(frequency))
+    return np.flatnonzero(chosen)
 
 
 def _success(logs):

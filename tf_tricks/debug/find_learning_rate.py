@@ -139,7 +139,8 @@ def find_learning_rate(
         x: arrays in the structure that the model takes; or, with `y=None`, a tf.data.Dataset, PyDataset, DataLoader or
             generator of batches.
         y, sample_weight: arrays as `fit` takes them, or None.
-        batch_size: None (32, or the size of a dataset's first batch) or int >= 1: the best rate depends on it.
+        batch_size: None (that of the model's inputs if they have one, the size of a dataset's first batch, or 32) or
+            int >= 1: the best rate depends on it.
         lowest, highest: floats, 0 < lowest < highest, the ends of the range test.
         seconds: float > 0 or None, the time limit. steps: int >= 1 or None, a limit of the training steps.
         seed: int, of the order of the samples.
@@ -167,8 +168,10 @@ def find_learning_rate(
     check_number("highest", highest, above=lowest)
     check_integer("seed", seed, 0)
     budget = Budget(seconds, steps, verbose, "find_learning_rate")
-    data, batch_size = _batches(x, y, sample_weight, batch_size, seed)
+    data, batch_size = _batches(x, y, sample_weight, _taken(model, batch_size), seed)
     _data.check_targets(model, data)
+    if _data.fixed_batch_size(model) and data.size < batch_size:
+        data = _data.filled(data, batch_size)
     with borrowed(model, *data.take(slice(batch_size))) as loan:
         present = highest_rate(innermost(model.optimizer))
         result = LearningRates(**RateSearch(loan, data, batch_size, budget, seed, present).fields(lowest, highest))
@@ -176,6 +179,16 @@ def find_learning_rate(
             result.findings = [dataclasses.replace(finding, is_fault=False) for finding in result.findings]
     budget.close()
     return result
+
+
+def _taken(model, batch_size):
+    """`batch_size`, or that of a model which takes no other."""
+    fixed = _data.fixed_batch_size(model)
+    if fixed and batch_size not in (None, fixed):
+        raise ValueError(
+            f"`batch_size` must be {fixed}, which the model is built for. Received: batch_size={batch_size}"
+        )
+    return fixed or batch_size
 
 
 def _batches(x, y, sample_weight, batch_size, seed):
@@ -194,7 +207,8 @@ def _has_learned(loan, batch, result):
     seen = result.findings[0].evidence
     start, best = seen.get("start_loss", math.nan), seen.get("best_loss", math.nan)
     loan.reset()
-    if not int(loan.model.optimizer.iterations) or not best > 0.5 * start or math.isnan(seen.get("loss", 0.0)):
+    trained = int(keras.ops.convert_to_numpy(loan.model.optimizer.iterations)) > 0
+    if not trained or not best > 0.5 * start or math.isnan(seen.get("loss", 0.0)):
         return False
     predictions = LossFunction(loan.model, training=True, compiled=False).predictions(batch.x)
     found = _targets.targets(loan.model, batch.y, predictions)

@@ -9,7 +9,8 @@ import numpy as np
 
 from tf_tricks._checks import check_bool, check_integer, check_optional
 from tf_tricks.debug._budget import Budget
-from tf_tricks.debug._data import check_targets, is_dataset, samples
+from tf_tricks.debug._data import check_targets, fixed_batch_size, is_dataset, samples
+from tf_tricks.debug._label_noise import crossentropies, label_noise
 from tf_tricks.debug._result import Finding, Result
 from tf_tricks.debug._sample_losses import CHUNK, held_out_losses, is_sum, losses_of, sample_losses, unregularised
 from tf_tricks.debug.check_gradients import check_compiled
@@ -19,7 +20,7 @@ from tf_tricks.fit_hooks.functional import LossFunction
 _WORST = 0.01  # share of the samples
 _STEERING = 0.25  # share of the loss and of the gradient, from which on so few are too many
 _UNLIKELY = math.log(500)  # crossentropy of a label to which a model gives 0.2 %
-_UNLIKELY_SHARE = 0.004  # of the samples: a model that is sure of itself is as wrong as that on correct labels
+_UNLIKELY_SHARE = 0.004  # of the samples: fewer are not worth a remark
 _KNOWN = math.log(2)  # median crossentropy: a model that does not know the other labels cannot accuse one
 _FAR = 6.0  # times the spread of the errors, by their median: a normal distribution has 2e-9 out there
 _SHOWN = 20
@@ -109,9 +110,12 @@ def loss_outliers(
     included. The model itself is afterwards as it was, to the bit.
 
     Few steer the training where the worst 1 % make a quarter or more of both the loss and the gradient: a regression
-    should then use `keras.losses.Huber` or the mean absolute error, or other targets (a logarithm). Labels are called
-    wrong where models that have not seen them, and know most of the others, give them 0.2 % on average, and there are
-    more such than a model makes by itself; targets where the error is more than 6 times its robust spread.
+    should then use `keras.losses.Huber` or the mean absolute error, or other targets (a logarithm).
+
+    Labels are called wrong where models that have not seen them, and know most of the others, give them less than 5 %,
+    if a rate of wrong labels explains the losses far better than overconfidence on classes that overlap. Otherwise, and
+    for losses other than the crossentropy of one label, those with 0.2 % are a remark, if there are several. Targets
+    stand out where the error is more than 6 times its robust spread.
 
     Args:
         model: a compiled keras.Model of any kind.
@@ -128,17 +132,23 @@ def loss_outliers(
     Returns:
         A `LossOutliers`.
     Raises:
-        TypeError, ValueError: an argument is out of range; the model is not compiled; the loss cannot be computed.
+        TypeError, ValueError: an argument is out of range; the model is not compiled or takes batches of one size only;
+            the loss cannot be computed.
     Reference:
         Northcutt, Jiang and Chuang (2021), Confident Learning, arXiv:1911.00068, section 3 (held-out predictions find
-        wrong labels); Arpit et al. (2017), A Closer Look at Memorization in Deep Networks, arXiv:1706.05394, section 3
-        (rules are learned before exceptions); Huber (1964), Robust Estimation of a Location Parameter.
+        wrong labels); Guo et al. (2017), On Calibration of Modern Neural Networks, arXiv:1706.04599, section 4.2
+        (overconfidence is a temperature); Arpit et al. (2017), A Closer Look at Memorization in Deep Networks,
+        arXiv:1706.05394, section 3 (rules are learned before exceptions); Huber (1964), Robust Estimation of a Location
+        Parameter.
     Example:
         >>> y[7] = 50.0
         >>> int(loss_outliers(model, x, y, verbose=0, seconds=2).ranking[0])
         7
     """
     check_compiled(model)
+    fixed = fixed_batch_size(model)
+    if fixed:  # parts of other sizes are compared: halves, the worst 1 %
+        raise ValueError(f"`model` must take any number of samples. Received: a model whose inputs hold {fixed}")
     limit = check_integer("limit", limit, 2)
     check_bool("cross_fit", cross_fit)
     check_optional(check_bool, "forget", forget)
@@ -192,12 +202,25 @@ def _look(loan, data, numbers, cross_fit, forget, seed, budget):
     by = losses if held_out is None else held_out
     ranking = np.argsort(np.where(np.isnan(by), np.inf, -by), kind="stable")
     kind = _kind(model, data.y)
-    suspects = ranking[: _standing_out(by[np.isfinite(by)], kind)]
+    noise = None if held_out is None or kind != "labels" else _noise(model, data, held_out)
+    if noise is None:
+        suspects = ranking[: _standing_out(by[np.isfinite(by)], kind)]
+    else:
+        suspects = ranking[noise.wrong[ranking]]
     result = LossOutliers(
         [], numbers[ranking], losses, held_out, numbers, numbers[suspects], loss_share, gradient_share, projection
     )
-    result.findings = _findings(result, kind, _names(model), len(measured), finite)
+    result.findings = _findings(result, kind, noise, _names(model), len(measured), finite)
     return result
+
+
+def _noise(model, data, held_out):
+    """A `LabelNoise` with wrong labels, or None."""
+    found = crossentropies(model, data, held_out)
+    if found is None or np.median(found) > _KNOWN:
+        return None
+    noise = label_noise(found)
+    return noise if noise.wrong.any() else None
 
 
 def _gradient_shares(function, data, measured, worst):
@@ -260,7 +283,7 @@ def _standing_out(losses, kind):
     return 0
 
 
-def _findings(result, kind, names, measured, finite):
+def _findings(result, kind, noise, names, measured, finite):
     if not finite:
         text = "The loss is NaN or infinite for some samples. `check_inputs` and `NaNGuard` say why."
         return [Finding("not_finite", text)]
@@ -280,22 +303,30 @@ def _findings(result, kind, names, measured, finite):
         evidence = {"loss_share": result.loss_share, "gradient_share": result.gradient_share}
         found.append(Finding("few_steer", text, evidence=evidence))
     if len(result.suspects):
-        listed = ", ".join(map(str, result.suspects[:_SHOWN])) + ", ..." * (len(result.suspects) > _SHOWN)
-        evidence = {"samples": result.suspects.tolist()}
-        if kind == "labels" and result.held_out is not None:
-            text = (
-                f"{len(result.suspects)} labels are probably wrong: models that have not seen them give them less than "
-                f"0.2 %. Look at samples {listed}"
-            )
-            found.append(Finding("wrong_labels", text, evidence=evidence))
-        else:
-            what = "a crossentropy above 6.2" if kind == "labels" else f"errors above {_FAR:g} times their spread"
-            text = f"{len(result.suspects)} samples stand out, with {what}: {listed}"
-            found.append(Finding("outliers", text, False, evidence))
+        found.append(_about_suspects(result, kind, noise))
     if measured < len(result.losses):
         text = f"The budget ended after {measured} of {len(result.losses)} samples: give `seconds` or a lower `limit`."
         found.append(Finding("not_measured", text, False))
     return found
+
+
+def _about_suspects(result, kind, noise):
+    count, evidence = len(result.suspects), {"samples": result.suspects.tolist()}
+    listed = ", ".join(map(str, result.suspects[:_SHOWN])) + ", ..." * (count > _SHOWN)
+    if noise is not None:
+        text = (
+            f"{count} labels are probably wrong: models that have not seen them give them less than 5 %, and "
+            "contradict labels more often than their overconfidence explains (about "
+            f"{_percent(noise.rate)} of the labels). Look at samples {listed}"
+        )
+        return Finding("wrong_labels", text, evidence={**evidence, "rate": noise.rate, "nats": noise.evidence})
+    if kind == "labels":
+        text = (
+            f"{count} samples stand out, with a crossentropy above 6.2; an overconfident model errs like that: {listed}"
+        )
+    else:
+        text = f"{count} samples stand out, with errors above {_FAR:g} times their spread: {listed}"
+    return Finding("outliers", text, False, evidence)
 
 
 def _percent(share):

@@ -102,7 +102,8 @@ def overfit_one_batch(model, x, y=None, sample_weight=None, *, samples=8, second
     classification (so above the entropy of soft or smoothed labels); or when all are classified rightly and half of the
     loss is gone. Where the model's own rate fails, rates up to three decades away are tried: the finding tells a wrong
     rate from a model that cannot learn. A training that the budget cuts off is no failure: the note "short_budget" says
-    so. Of a loss that is not Keras's own the lowest value is unknown: the note "unknown_bound" tells how far it fell.
+    so. Of a loss that is not Keras's own, and of what layers add by `add_loss`, the lowest value is unknown: the note
+    "unknown_bound" tells how far it fell.
     The model is afterwards as it was, to the bit.
 
     One sample alone says nothing about a model with batch normalisation, which subtracts the sample's mean, the sample
@@ -113,7 +114,8 @@ def overfit_one_batch(model, x, y=None, sample_weight=None, *, samples=8, second
         x: arrays in the structure that the model takes; or, with `y=None`, a tf.data.Dataset, PyDataset, DataLoader or
             generator of batches.
         y, sample_weight: arrays as `fit` takes them, or None.
-        samples: int >= 1. Different targets are preferred.
+        samples: int >= 1. Different targets are preferred, and samples whose weights are 0 left out. A model that takes
+            batches of one size only (`Input(batch_shape=...)`) gets them repeated up to it, or no more than that.
         seconds: float > 0 or None, the time limit. steps: int >= 1 or None, a limit of the training steps.
         seed: int, of the choice of the samples.
         verbose: 0: silent; 1: a progress bar.
@@ -123,7 +125,7 @@ def overfit_one_batch(model, x, y=None, sample_weight=None, *, samples=8, second
         "probabilities_as_logits", "stuck_at_mean", "does_not_fit"; notes: "batch_normalization", "slow",
         "short_budget", "unknown_bound".
     Raises:
-        TypeError, ValueError: an argument is out of range, or the model is not compiled.
+        TypeError, ValueError: an argument is out of range, the model is not compiled, or no sample has a weight.
     Reference:
         Karpathy (2019), A Recipe for Training Neural Networks, "overfit one batch"; Goodfellow, Bengio and Courville
         (2016), Deep Learning, section 11.5 (fit a tiny dataset).
@@ -140,12 +142,25 @@ def overfit_one_batch(model, x, y=None, sample_weight=None, *, samples=8, second
     budget = Budget(seconds, steps, verbose, "overfit_one_batch")
     found = _data.samples(x, y, sample_weight, limit=max(CANDIDATES, samples), seed=seed)
     _data.check_targets(model, found)
+    found = _weighed(found)
     data = _different(found, samples)
+    count, data = data.size, _data.one_batch(model, data)
     with warnings.catch_warnings(), borrowed(model, *data) as loan:
         warnings.filterwarnings("ignore", "Gradients do not exist")  # a finding says so, with the layers
-        result = OverfitOneBatch(**OverfitTest(loan, data, budget).fields())
+        result = OverfitOneBatch(**OverfitTest(loan, data, budget, min(count, data.size), found).fields())
     budget.close()
     return result
+
+
+def _weighed(found):
+    """Those of the samples that count: a weight of 0 leaves a sample out of the loss."""
+    weights = [leaf for leaf in keras.tree.flatten(found.sample_weight) if leaf is not None]
+    if not weights:
+        return found
+    counts = np.any([np.reshape(leaf != 0, (found.size, -1)).any(axis=1) for leaf in weights], axis=0)
+    if not counts.any():
+        raise ValueError(f"`sample_weight` must not be 0 for all samples. Received: 0 for the {found.size} looked at")
+    return found.take(np.flatnonzero(counts))
 
 
 def _different(found, count):

@@ -9,7 +9,8 @@ import keras
 from tf_tricks import _layer_calls
 from tf_tricks._checks import check_instance
 from tf_tricks._text_table import text_table
-from tf_tricks.debug._layer_signals import bypassed, layer_signals
+from tf_tricks.debug._layer_signals import bypassed, inner_layer, layer_signals
+from tf_tricks.fit_hooks.replay_state import sublayers
 
 FACTOR = 20  # by how much the stddev of a layer has to differ from that of the first one after a normalisation
 ALIKE = 0.02  # share of the stddev that the samples make, below which they all look the same
@@ -100,12 +101,14 @@ def signal_propagation(model, x, y=None, bypass=keras.layers.BatchNormalization)
     if not all(layer.built for layer in [model, *model.layers]):
         model(x)
     rows, layers = layer_signals(model, x, y)
-    normalisations = list({id(layer): layer for layer in layers if isinstance(layer, classes)}.values())
+    # Also those whose `call` a wrapper calls by itself.
+    parts = {id(part): part for layer in layers for part in sublayers(layer)}.values()
+    normalisations = [part for part in parts if isinstance(part, classes)]
     verdict, without = judge(rows), None
     if normalisations:
         with bypassed(normalisations):
             others, layers = layer_signals(model, x, y)
-        kept = [row for row, layer in zip(others, layers, strict=True) if not isinstance(layer, classes)]
+        kept = [row for row, layer in zip(others, layers, strict=True) if not isinstance(inner_layer(layer), classes)]
         without = SignalPropagation(kept, judge(kept))
         if "the signal" not in verdict and not is_healthy(without.verdict):
             verdict += f". Normalisation hides a bad initialisation: without it {without.verdict}"

@@ -123,7 +123,8 @@ def without_batch_norm(
             generator, with `y=None`.
         y: arrays of targets.
         bypass: layer class or tuple of them, what is taken out. They must return what has the shape of their input.
-        batch_size: int >= 2; of a dataset the first samples are put together to batches of that size.
+        batch_size: int >= 2; of a dataset the first samples are put together to batches of that size. A model that
+            takes batches of one size only gets that.
         steps: int >= 1, training steps of each of the two.
         seconds: float > 0 or None, after which no further step is made.
         seed: int >= 0, of the choice among arrays and of their order.
@@ -153,8 +154,10 @@ def without_batch_norm(
     batch_size, steps = check_integer("batch_size", batch_size, 2), check_integer("steps", steps, 1)
     seed = check_integer("seed", seed, 0)
     budget = Budget(seconds, None, verbose, "without_batch_norm")
+    batch_size = _data.fixed_batch_size(model) or batch_size
     data = _data.samples(x, y, limit=batch_size * steps, seed=seed)
     _data.check_targets(model, data)
+    data = data if data.size >= batch_size else _data.one_batch(model, data)
     first = next(data.batches(batch_size, seed))
     with borrowed(model, *first) as loan:
         normalisations = [layer for layer in sublayers(model) if isinstance(layer, classes)]
@@ -172,7 +175,7 @@ def without_batch_norm(
     names = [layer.name for layer in normalisations]
     bare = original.without_batch_norm or original  # those that are taken out may take no part
     result = WithoutBatchNorm([], names, original, bare, original_steps, bare_steps, bad, report)
-    result.findings += advice(result, trained=int(model.optimizer.iterations) > 0)
+    result.findings += advice(result, trained=int(keras.ops.convert_to_numpy(model.optimizer.iterations)) > 0)
     return result
 
 

@@ -49,7 +49,8 @@ def borrowed(model, x, y=None, sample_weight=None):
     try:
         if not all(layer.built for layer in [model, *model.layers]):
             before = _Values(model)
-            model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
+            with _strategy_of(model):
+                model(keras.tree.map_structure(keras.ops.convert_to_tensor, x))
             before.put_back()
         before = _Values(model)
         try:
@@ -75,11 +76,13 @@ class Loan:
     def __init__(self, model, batch):
         self.model = model
         self.forget_steps()
+        vars(model)["train_step"] = _with_data_as_in_fit(model.train_step)
         if getattr(model, "compiled", False):
             model.steps_per_execution = 1
             if BACKEND == "tensorflow":
                 model.jit_compile = False
-            self._build(batch)
+            with _strategy_of(model):
+                self._build(batch)
         self._start, self._random = _Values(model), random_state.Snapshot()
 
     def forget_steps(self):
@@ -112,7 +115,8 @@ class Loan:
     def learning_rate(self, rate):
         optimizer = innermost(self.model.optimizer)
         if not isinstance(optimizer_rate(optimizer), keras.Variable):
-            variable = optimizer.add_variable((), "zeros", "float32", name="learning_rate_of_an_experiment")
+            with _strategy_of(self.model):
+                variable = optimizer.add_variable((), "zeros", "float32", name="learning_rate_of_an_experiment")
             object.__setattr__(optimizer, "_learning_rate", variable)
             self.forget_steps()
         optimizer.learning_rate = rate
@@ -154,6 +158,22 @@ class _Values:
             parameter.grad = grad
 
 
+def _strategy_of(model):
+    """The scope in which variables come into being as those of the model's `tf.distribute` strategy."""
+    return model.distribute_strategy.scope() if tf else contextlib.nullcontext()
+
+
+def _with_data_as_in_fit(train_step):
+    """`train_on_batch` hands it (x, y, None) or (x, None, None), where `fit` hands it (x, y), or x as it is."""
+
+    def train_step_with_data_as_in_fit(*arguments):
+        *others, data = arguments
+        data = keras.utils.pack_x_y_sample_weight(*keras.utils.unpack_x_y_sample_weight(data))
+        return train_step(*others, data)
+
+    return train_step_with_data_as_in_fit
+
+
 def _as_in_fit(array):
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
         return array
@@ -167,12 +187,26 @@ def _settings(variable):
 def _read(variable):
     if torch and isinstance(variable, torch.Tensor):
         return variable.detach().clone()
+    copies = _copies(variable)
+    if copies is not None:
+        return [copy.numpy() for copy in copies]
     return np.array(keras.ops.convert_to_numpy(variable.value) if isinstance(variable, keras.Variable) else variable)
 
 
 def _write(variable, value):
+    copies = _copies(variable)
     if torch and isinstance(variable, torch.Tensor):
         with torch.no_grad():
             variable.copy_(value)
+    elif copies is not None:
+        for copy, each in zip(copies, value, strict=True):
+            copy.assign(each)
     else:
         variable.assign(value)
+
+
+def _copies(variable):
+    """The copies of a variable of a `tf.distribute` strategy, one for each device; None for any other variable."""
+    # Those of a metric differ: read as one they are added up, and what is written is shared out among them.
+    value = variable.value if isinstance(variable, keras.Variable) else variable
+    return value.values if tf and isinstance(value, tf.distribute.DistributedValues) else None

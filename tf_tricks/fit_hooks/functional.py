@@ -8,10 +8,15 @@ import contextlib
 import functools
 
 import keras
+import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, tf, torch
 from tf_tricks.fit_hooks.replay import training_argument
 from tf_tricks.fit_hooks.replay_state import reachable
+
+
+class UnknownLossError(ValueError):
+    """Only the `train_step` of a model knows its loss."""
 
 
 class LossFunction:
@@ -33,7 +38,7 @@ class LossFunction:
         self._others = [variable for variable in model.variables if id(variable) not in chosen]
         generators = reachable(model, (keras.layers.Layer, keras.random.SeedGenerator))
         self._seeds = {id(g.state) for g in generators if isinstance(g, keras.random.SeedGenerator)}
-        self.draw = 0
+        self.draw, self._lacks_loss = 0, False
         wrap = {"tensorflow": tf and tf.function, "jax": jax and jax.jit}.get(BACKEND) if compiled else None
         self._value, self._with_gradient, self._with_shares = (
             wrap(each) if wrap else each for each in (self._loss, self._loss_and_gradient, self._loss_and_shares)
@@ -41,20 +46,28 @@ class LossFunction:
 
     def value(self, x, y=None, sample_weight=None, weights=None):
         """float, the loss of a batch of arrays with the model's present weights, or with the list `weights`."""
-        with _without_gradients():
+        with _without_gradients(), self._says_what_is_missing():
             return float(keras.ops.convert_to_numpy(self._value(*self._arguments(weights, x, y, sample_weight))))
 
     def gradient(self, x, y=None, sample_weight=None, weights=None):
         """(float loss, list of arrays): the gradient for each of `variables`; None where the loss does not depend."""
-        loss, gradients = self._with_gradient(*self._arguments(weights, x, y, sample_weight))
+        with self._says_what_is_missing():
+            loss, gradients = self._with_gradient(*self._arguments(weights, x, y, sample_weight))
         return float(keras.ops.convert_to_numpy(loss)), [None if g is None else _array(g) for g in gradients]
 
     def shares(self, x, y=None, sample_weight=None):
         """(float loss, array or None): the derivative for a factor on the weight of each sample, at a factor of 1."""
         arguments = self._arguments(None, x, y, sample_weight)
         leaf = keras.tree.flatten(arguments[2])[0]
-        loss, shares = self._with_shares(keras.ops.ones((leaf.shape[0],), keras.config.floatx()), *arguments)
+        with self._says_what_is_missing():
+            loss, shares = self._with_shares(keras.ops.ones((leaf.shape[0],), keras.config.floatx()), *arguments)
         return float(keras.ops.convert_to_numpy(loss)), None if shares is None else _array(shares)
+
+    def added_loss(self, x):
+        """float, what layers add to the loss of a batch by `add_loss`, regularisation included."""
+        with _without_gradients(), self.scope([v.value for v in self.variables]):
+            self._outputs(keras.tree.map_structure(_tensor, x))
+            return sum(float(np.sum(_array(loss))) for loss in self.model.losses)
 
     def predictions(self, x):
         """The outputs for a batch, as arrays in the model's structure."""
@@ -73,7 +86,26 @@ class LossFunction:
     def _loss(self, weights, others, x, y, sample_weight):
         with self.scope(weights, others), self.same_numbers():
             compute = functools.partial(self.model.compute_loss, **self._argument(self.model.compute_loss))
-            return compute(x, y, self._outputs(x), sample_weight)
+            outputs = self._outputs(x)
+            own = type(self.model).compute_loss is not keras.Model.compute_loss
+            if not (own or self.model.loss is not None or self.model.losses):  # JAX would take it for 0
+                self._lacks_loss = True
+                raise UnknownLossError
+            return compute(x, y, outputs, sample_weight)
+
+    @contextlib.contextmanager
+    def _says_what_is_missing(self):
+        """Outside of what is traced: TensorFlow would put a report of many lines around the message."""
+        self._lacks_loss = False
+        try:
+            yield
+        except Exception:
+            if not self._lacks_loss:
+                raise
+            raise UnknownLossError(
+                "`model` must be compiled with a loss, have a `compute_loss` of its own or call `add_loss`: what its "
+                f"`train_step` alone computes cannot be looked into. Received: a {type(self.model).__name__} without"
+            ) from None
 
     def _loss_and_gradient(self, weights, *rest):
         return value_and_gradients(lambda weights: self._loss(weights, *rest), weights)
@@ -151,4 +183,3 @@ def _tensor(value):
 
 def _array(tensor):
     return keras.ops.convert_to_numpy(keras.ops.stop_gradient(tensor))
-

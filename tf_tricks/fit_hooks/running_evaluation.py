@@ -1,7 +1,8 @@
 """The end of the `evaluate` or `predict` that runs, for a layer, which nobody tells of it.
 
 Both keep their `CallbackList` in a local variable. It is read from their frame, and gets one callback more. A step that
-is compiled calls no Python of a layer, so the step that the model keeps for later runs is given to `Announced`.
+is compiled calls no Python of a layer, so the step that the model keeps for later runs is given to `Announced`, for as
+long as the model keeps it.
 """
 
 import inspect
@@ -15,26 +16,28 @@ from tf_tricks._backend import tf
 PRIVATE_ATTRIBUTES = {
     "Model.evaluate.callbacks": "the CallbackList, in `predict` too: its callbacks are told of the end",
     "Model.predict_function": "the step that is kept for later runs, and looked up in each; `test_function` likewise",
-    "CallbackList.callbacks": "its list: one callback more, once for each function",
+    "CallbackList.callbacks": "its list: one callback more, once for each function, until the end",
     "sys._current_frames": "under MirroredStrategy a layer is called on threads of the replicas",
 }
 STEPS = {"evaluate": "test_function", "predict": "predict_function"}
 
 
 class AtEnd(keras.callbacks.Callback):
-    """Calls a function at the end of `evaluate` and `predict`."""
+    """Calls a function at the end of `evaluate` or `predict`, once: the list may be the user's, for many runs."""
 
     async_safe = True  # there is nothing in it for a batch
 
-    def __init__(self, function):
+    def __init__(self, function, callback_list):
         super().__init__()
-        self.function = function
+        self.function, self.callback_list = function, callback_list
 
     def on_test_end(self, logs=None):
+        # A new list: Keras is on its way through the old one.
+        self.callback_list.callbacks = [each for each in self.callback_list.callbacks if each is not self]
         self.function()
 
     def on_predict_end(self, logs=None):
-        self.function()
+        self.on_test_end()
 
 
 class Announced:
@@ -65,7 +68,7 @@ def call_at_end(function, compiled=False):
     if callback_list is None:
         return
     if not any(isinstance(each, AtEnd) and each.function == function for each in callback_list.callbacks):
-        callback_list.callbacks.append(AtEnd(function))
+        callback_list.callbacks.append(AtEnd(function, callback_list))
     step = getattr(model, STEPS[method], None)
     if compiled and step is not None:
         if not isinstance(step, Announced):

@@ -11,7 +11,7 @@ from tf_tricks.initializers.delta_orthogonal import at_centre
 
 MODES = ("fan_in", "fan_out", "fan_avg")
 DISTRIBUTIONS = ("truncated_normal", "normal", "uniform", "orthogonal", "delta_orthogonal")
-KINDS = ("auto", "attention", "depthwise", "embedding")
+KINDS = ("auto", "attention", "depthwise", "embedding", "transposed")
 MIRRORED = (None, "outputs", "inputs", "both")
 _TRUNCATED_STDDEV = 0.87962566103423978  # of a standard normal distribution that is cut off at two
 
@@ -22,8 +22,8 @@ def fans(shape, kind="auto", input_axes=None, output_axes=None):
     Args:
         shape: tuple of ints, of the kernel.
         kind: "auto" (dense `(in, out)`, convolution `(*window, in, out)`), "attention" `(in, heads, size)` or
-            `(heads, size, out)` with heads * size = in = out, "depthwise" `(*window, in, multiplier)` or "embedding"
-            `(vocabulary, out)`.
+            `(heads, size, out)` with heads * size = in = out, "depthwise" `(*window, in, multiplier)`, "embedding"
+            `(vocabulary, out)` or "transposed" `(*window, out, in)`.
         input_axes, output_axes: None or sequences of ints, the axes of an einsum kernel that are summed over and that
             are kept; they win over `kind`.
     """
@@ -36,6 +36,8 @@ def fans(shape, kind="auto", input_axes=None, output_axes=None):
     window = math.prod(shape[:-2])
     if kind == "depthwise":
         return window, window * shape[-1]
+    if kind == "transposed":
+        return window * shape[-1], window * shape[-2]
     return (window * shape[-2], window * shape[-1]) if len(shape) > 1 else (math.prod(shape),) * 2
 
 
@@ -83,6 +85,9 @@ class ActivationScaling(keras.initializers.VarianceScaling):
             the axes that the layer hands over by itself (Keras 3.15 does). "attention": the same with a Keras that
             hands over nothing, where heads * size of a head is the number of inputs. "depthwise": a depthwise kernel,
             whose outputs see one channel each. "embedding": a table whose rows are looked up (fan_in is 1).
+            "transposed": the kernel `(*window, out, in)` of a transposed convolution, which "auto" takes for one of
+            `out` inputs. With strides each output sees only a part of the window, which the kernel does not tell: the
+            second moment is smaller by the product of the strides then.
         mirrored: None, or "outputs", "both" or "inputs" for the first layer, those in the middle and the last one of a
             plain network: its units are pairs with opposite weights, so that z and -z stand side by side (the second
             half of the channels mirrors the first). relu(z) - relu(-z) is z, and the same holds for gelu and
@@ -188,7 +193,7 @@ class ActivationScaling(keras.initializers.VarianceScaling):
         return self._orthogonal(shape, stddev, dtype, *axes)
 
     def _delta_orthogonal(self, shape, stddev, dtype):
-        if len(shape) < 3 or self.kind != "auto" or self.input_axes is not None:
+        if len(shape) < 3 or self.kind not in ("auto", "transposed") or self.input_axes is not None:
             raise ValueError(f'ActivationScaling: "delta_orthogonal" is for convolution kernels. Received: {shape}')
         # What the entries around the centre would contribute is the centre's, too.
         factor = stddev * math.sqrt(max(shape[-2:]) * math.prod(shape[:-2]))
@@ -203,6 +208,8 @@ class ActivationScaling(keras.initializers.VarianceScaling):
             order = [[i for i in every if i not in input_axes + output_axes], input_axes, output_axes]
         elif self.kind == "depthwise":
             order = [every[-2:-1], every[:-2], every[-1:]]
+        elif self.kind == "transposed":
+            order = [[], every[:-2] + every[-1:], every[-2:-1]]
         else:
             order = [[], every[:-1], every[-1:]]
         sizes = tuple(math.prod(shape[i] for i in axes) for axes in order)

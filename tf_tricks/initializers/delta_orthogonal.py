@@ -31,7 +31,8 @@ class DeltaOrthogonal(RandomInitializer):
             neither grow nor shrink) and for linear layers; sqrt(2) for relu.
         seed: None, int or `keras.random.SeedGenerator`. An int, and None too, gives the same values at each call.
     Shape:
-        Kernels `(*window, in, out)` of convolutions in 1 to 3 dimensions without groups, in <= out.
+        Kernels `(*window, in, out)` of convolutions in 1 to 3 dimensions without groups, in <= out. Those of transposed
+        convolutions are `(*window, out, in)`: `ActivationScaling` has a `kind` for them.
     Raises:
         TypeError, ValueError: an argument is out of range; in a call: the kernel has more inputs than outputs (no
             matrix keeps the norm then) or fewer than three axes.

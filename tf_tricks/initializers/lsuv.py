@@ -14,6 +14,8 @@ from tf_tricks._text_table import text_table
 from tf_tricks.initializers._random import as_seed
 from tf_tricks.initializers.activation_scaling import ActivationScaling
 
+TRANSPOSED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose, keras.layers.Conv3DTranspose)
+
 
 class LSUVRow(typing.NamedTuple):
     """One kernel: its variable's path, the stddev of its outputs before and after, and how often it was divided.
@@ -117,6 +119,8 @@ def _one_pass(model, x, tolerance, max_divisions, orthonormal, seed):
     rows, kept = [], {}
 
     def answer(layer, call):
+        while isinstance(layer, keras.layers.TimeDistributed):  # it calls `layer.call`, which nobody sees
+            layer = layer.layer
         kernel = kernel_of(layer)
         if kernel is None or id(kernel) in kept:
             return call()
@@ -202,6 +206,8 @@ def _orthonormal(layer, kernel, seed):
     arguments = {}
     if isinstance(layer, (keras.layers.DepthwiseConv1D, keras.layers.DepthwiseConv2D)):
         arguments["kind"] = "depthwise"
+    elif isinstance(layer, TRANSPOSED):
+        arguments["kind"] = "transposed"
     elif isinstance(layer, keras.layers.EinsumDense):
         inputs, letters, outputs = layer.equation.replace(" ", "").replace("->", ",").split(",")
         axes = list(enumerate(letters))

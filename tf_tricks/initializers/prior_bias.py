@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from tf_tricks._checks import check_numbers
+
 
 def log_odds(probability):
     """log(p / (1 - p)) in float64: the logit that a sigmoid maps to p."""
@@ -65,12 +67,8 @@ class PriorBias(keras.initializers.Initializer):
 
 def _numbers(name, value, accepted, ranks, below=np.inf):
     """`value` as a float or a list of floats in (0, below)."""
-    try:
-        array = np.asarray(value, "float64")
-    except (TypeError, ValueError):
-        array = None
-    # NumPy makes numbers of "0.5" and of True.
-    if array is None or np.asarray(value).dtype.kind in "bSU" or array.ndim not in ranks or not array.size:
+    array = check_numbers(name, value, accepted)
+    if array.ndim not in ranks:
         raise TypeError(f"`{name}` must be {accepted}. Received: {name}={value!r}")
     if not ((array > 0) & (array < below)).all():
         raise ValueError(f"`{name}` must be {accepted}. Received: {name}={value!r}")

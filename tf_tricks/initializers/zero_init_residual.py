@@ -1,6 +1,7 @@
 """Let each residual block begin as the identity."""
 
 import dataclasses
+import itertools
 import typing
 
 import keras
@@ -37,13 +38,14 @@ def zero_init_residual(model):
     """Set the last scale of each residual branch to zero: every block begins as the identity, the net as a shallow one.
 
     The last scale is the `gamma` of the normalisation that ends the branch, or else the last kernel of the layer that
-    ends it (dense, convolution, attention); dropout, pooling and reshaping may come after it. A branch is the one of
-    the two inputs of an addition (`keras.layers.Add` or `+`) that has more layers with weights since the two parted; an
-    addition whose sides have equally many is not taken for a residual one. A branch that ends in an activation without
-    a slope at zero (relu) is left alone, because no gradient would ever reach it: the table says so.
+    ends it (dense, convolution, attention); dropout, pooling and reshaping may come after it. Of the inputs of an
+    addition (`keras.layers.Add` or `+`) a branch is each one that has more layers with weights, since they all parted,
+    than the one with the fewest; an addition whose sides have equally many is not taken for a residual one. A branch
+    that ends in an activation without a slope at zero (relu), or in a frozen scale, is left alone, because it would
+    never learn: the table says so.
 
-    Reads the graph of functional and sequential models, and of those inside them, from their public config. What a
-    subclassed layer does inside is not in there: use `gamma_initializer="zeros"` in it.
+    Reads the graph of functional and sequential models, and of those inside them, from their public config; a branch
+    may be such a model. What a subclassed layer does inside is not in there: use `gamma_initializer="zeros"` in it.
 
     Args:
         model: keras.Model made with the functional API, built.
@@ -80,27 +82,41 @@ def _branches(model):
             yield from _branches(layer)
     graph = Graph.of(model)
     for node in graph.additions():
-        branch = graph.branch(node)
-        if branch is not None:
-            yield _zero(graph, node, branch)
+        for branch in graph.branches(node):
+            layer, variable, note = _end(graph, branch) or (branch[0], None, "no single scale at its end")
+            if variable is not None:
+                variable.assign(keras.ops.zeros_like(variable.value))
+            yield ZeroedScale(node[0], layer, "" if variable is None else variable.path, note)
 
 
-def _zero(graph, addition, node):
-    """Walk back from the end of the branch to its last scale."""
+def _end(graph, node):
+    """Walk back from `node` to the last scale: (name of the layer, variable or None, why there is none).
+
+    None where the walk comes to the inputs of `graph`.
+    """
     while True:
-        layer = graph.layers.get(node[0])
+        name, layer = node[0], graph.layers.get(node[0])
+        if isinstance(layer, keras.Model):
+            inner = Graph.of(layer)
+            found = None if inner.output is None else _end(inner, inner.output)
+            if found is not None:
+                return found
         variable = None if layer is None else last_scale(layer)
         activation = getattr(layer, "activation", None)
         if isinstance(layer, keras.layers.ReLU) or (callable(activation) and not passes_zero(activation)):
-            return ZeroedScale(addition[0], node[0], "", "ends in an activation without a slope at zero")
+            return name, None, "ends in an activation without a slope at zero"
+        if variable is not None and not variable.trainable:
+            return name, None, "ends in a scale that is frozen"
         if variable is not None:
-            variable.assign(keras.ops.zeros_like(variable.value))
-            return ZeroedScale(addition[0], node[0], variable.path)
-        if layer is not None and layer.trainable_variables:
-            return ZeroedScale(addition[0], node[0], "", "has weights, but no gamma and no kernel at its end")
-        if len(graph.inputs[node]) != 1:
-            return ZeroedScale(addition[0], node[0], "", "no single scale at its end")
-        node = graph.inputs[node][0]
+            return name, variable, ""
+        if layer is not None and (layer.trainable_variables or (layer.weights and not layer.trainable)):
+            return name, None, "has weights, but no gamma and no kernel at its end"
+        sources = graph.inputs.get(node, ())
+        if not sources:
+            return None
+        if len(sources) != 1:
+            return name, None, "no single scale at its end"
+        node = sources[0]
 
 
 def last_scale(layer):
@@ -109,7 +125,7 @@ def last_scale(layer):
     if isinstance(gamma, keras.Variable):
         return gamma
     if isinstance(layer, (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)):
-        return [v for v in layer.trainable_variables if v.name == "kernel"][-1]  # projection of the output
+        return [v for v in layer.weights if v.name == "kernel"][-1]  # projection of the output
     for name in ("pointwise_kernel", "kernel"):
         kernel = getattr(layer, name, None)
         if isinstance(kernel, keras.Variable) and not hasattr(layer, "recurrent_kernel"):
@@ -135,40 +151,49 @@ class Graph:
         inputs: dict from a node to the list of nodes whose outputs it gets.
         class_names: dict from the name of a layer or operation to that of its class.
         layers: dict from name to layer; operations such as `+` are not in it.
+        output: the node of the only output, or None.
     """
 
     inputs: dict
     class_names: dict
     layers: dict
+    output: tuple | None = None
 
     @classmethod
     def of(cls, model):
         """The graph in `model.get_config()`; an empty one for a model without."""
+        if isinstance(model, keras.Sequential):
+            return cls._chain(model.layers)
         inputs, class_names = {}, {}
-        has_graph = hasattr(model, "inputs") and not isinstance(model, keras.Sequential)
-        config = model.get_config() if has_graph and model.inputs else {}
+        config = model.get_config() if getattr(model, "inputs", None) else {}
         for entry in config.get("layers", ()):
             class_names[entry.get("name")] = entry["class_name"]
             for number, call in enumerate(entry.get("inbound_nodes", ())):
                 inputs[entry["name"], number] = list(_histories(call))
-        return cls(inputs, class_names, {layer.name: layer for layer in model.layers} if config else {})
+        layers = {layer.name: layer for layer in model.layers} if config else {}
+        return cls(inputs, class_names, layers, _only_node(config.get("output_layers")))
+
+    @classmethod
+    def _chain(cls, layers):
+        nodes = [(layer.name, 0) for layer in layers]
+        inputs = {node: [before] for before, node in itertools.pairwise(nodes)}
+        class_names = {layer.name: type(layer).__name__ for layer in layers}
+        return cls(inputs, class_names, {layer.name: layer for layer in layers}, nodes[-1] if nodes else None)
 
     def additions(self):
-        return [node for node, sources in self.inputs.items() if self._adds(node) and len(sources) == 2]
+        return [node for node, sources in self.inputs.items() if self._adds(node) and len(sources) > 1]
 
     def _adds(self, node):
         return self.class_names[node[0]] == "Add"
 
-    def branch(self, addition):
-        """The input of `addition` that went through more layers with weights since the two parted; None if neither."""
-        first, second = self.inputs[addition]
-        common = self._before(first) & self._before(second)
+    def branches(self, addition):
+        """The inputs of `addition` that went through more layers with weights, since all parted, than the shortest."""
+        sources = self.inputs[addition]
+        common = set.intersection(*(self._before(node) for node in sources))
         if not common:
-            return None
-        depths = [self._weighted_depth(node, common) for node in (first, second)]
-        if depths[0] == depths[1]:
-            return None
-        return first if depths[0] > depths[1] else second
+            return []
+        depths = [self._weighted_depth(node, common) for node in sources]
+        return [node for node, depth in zip(sources, depths, strict=True) if depth > min(depths)]
 
     def _before(self, node):
         """`node` and all that its inputs depend on."""
@@ -192,10 +217,23 @@ class Graph:
                 waiting.extend(missing)
                 continue
             waiting.pop()
-            layer = self.layers.get(at[0])
-            own = 0 if at in common or layer is None or not layer.trainable_variables else 1
+            own = 0 if at in common else self._own_depth(at)
             depths[at] = own + max((depths[source] for source in sources), default=0)
         return depths[node]
+
+    def _own_depth(self, node):
+        layer = self.layers.get(node[0])
+        inner = Graph.of(layer) if isinstance(layer, keras.Model) else None
+        if inner is not None and inner.output is not None:
+            return inner._weighted_depth(inner.output, ())
+        return 0 if layer is None or not layer.trainable_variables else 1
+
+
+def _only_node(output):
+    """The node in the `output_layers` of a config, or None if there are several."""
+    while isinstance(output, (list, tuple)) and output and not isinstance(output[0], str):
+        output = output[0] if len(output) == 1 else None
+    return tuple(output[:2]) if isinstance(output, (list, tuple)) and output else None
 
 
 def _histories(structure):

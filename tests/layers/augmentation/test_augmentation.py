@@ -11,6 +11,8 @@ from tf_tricks.layers.augmentation import (
     RandomBrightness,
     RandomCrop,
     RandomFlip,
+    RandomGaussianBlur,
+    RandomGrayscale,
     RandomRotation,
     RandomTranslation,
     RandomZoom,
@@ -98,6 +100,35 @@ def test_probability_of_geometry_mixing_and_nested_members():
     assert np.abs(numpy(nested(x, training=True)) - x).max() > 5
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_probability_of_nested_members_that_mix(probability, uncompiled):
+    boxes = {"boxes": np.tile(np.float32([0, 0, 2, 2]), (8, 1, 1)), "labels": np.arange(8).reshape(8, 1)}
+    x = np.arange(8, dtype="float32").reshape(8, 1, 1, 1) * np.ones((8, 2, 2, 1), "float32")
+    data = {"images": x, "labels": np.arange(8) % 5, "bounding_boxes": boxes}
+    blur = RandomGaussianBlur((1.0, 1.0), sigma=(1.0, 1.0))
+    inner = Augmentation(
+        [
+            MixUp(1.0, num_classes=5, bounding_box_format="xyxy"),
+            RandomBrightness((0.4, 0.4)),
+            blur,
+            Augmentation([blur]),
+        ]
+    )
+    layer = Augmentation([inner, RandomFlip(bounding_box_format="xyxy")], probability=[probability, 1.0], seed=1)
+    result = layer(data, training=True)
+    left_out = numpy(result["images"])[:, 0, 0, 0] < 100
+    np.testing.assert_allclose(numpy(result["images"])[left_out], x[left_out], atol=1e-4)
+    labels, found = numpy(result["labels"]), numpy(result["bounding_boxes"]["labels"])
+    np.testing.assert_allclose(labels.sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(labels[left_out], np.eye(5)[data["labels"]][left_out])
+    np.testing.assert_array_equal(found[left_out, 1], -1)
+    if probability == 0.0:
+        assert left_out.all()
+    else:
+        assert 0 < left_out.sum() < 8
+        assert (found[~left_out, 1] >= 0).any()
+
+
 def test_members_of_keras_run_in_their_place_with_the_whole_dict():
     tf = pytest.importorskip("tensorflow")
     flip = keras.layers.RandomFlip("horizontal", bounding_box_format="xyxy", seed=1)
@@ -138,8 +169,71 @@ def test_a_member_that_changes_the_size():
     assert layer.compute_output_shape((None, 8, 8, 3)) == (None, 6, 5, 3)
     assert tuple(layer(smooth(2, 8), training=True).shape) == (2, 6, 5, 3)
     assert tuple(layer(smooth(2, 8), training=False).shape) == (2, 6, 5, 3)
-    with pytest.raises(ValueError, match="`probability` must be 1 for RandomCrop, which changes the size"):
-        Augmentation([RandomCrop(6, 5)], probability=0.5)
+    for member in (RandomCrop(31, 37), keras.layers.RandomCrop(6, 5), keras.layers.Resizing(31, 37)):
+        with pytest.raises(ValueError, match="`probability` must be 1 for R[a-zA-Z]+, which changes the size"):
+            Augmentation([member], probability=0.5)
+
+
+class Inverted(keras.layers.Layer):
+    """A user's layer, which does not say what comes out."""
+
+    def call(self, images):
+        return 255 - images
+
+
+def test_a_member_of_the_user_need_not_say_its_size(uncompiled):
+    layer = Augmentation([Inverted(), RandomFlip()], probability=[0.5, 1.0], seed=1)
+    got = numpy(layer(np.zeros((64, 2, 2, 1), "float32"), training=True))
+    assert set(np.unique(got)) == {0.0, 255.0}
+
+
+@pytest.mark.parametrize(
+    ("member", "key", "message"),
+    [
+        (keras.layers.RandomRotation(0.25), "keypoints", "RandomRotation .*does not move keypoints"),
+        (keras.layers.Resizing(4, 4), "keypoints", "Resizing .*does not move keypoints"),
+        (keras.layers.ZeroPadding2D(2), "segmentation_masks", "ZeroPadding2D changes the size .* 'segmentation_masks'"),
+        (keras.layers.ZeroPadding2D(2), "bounding_boxes", "ZeroPadding2D changes the size .* 'bounding_boxes'"),
+        (keras.layers.ZeroPadding2D(2), "keypoints", "ZeroPadding2D changes the size .* 'keypoints'"),
+        (keras.Sequential([RandomFlip()]), "segmentation_masks", "Sequential is given images only"),
+        (keras.Sequential([keras.layers.RandomFlip()]), "keypoints", "Sequential is given images only"),
+    ],
+)
+def test_members_of_keras_do_not_leave_behind_what_belongs_to_the_images(member, key, message):
+    others = {
+        "segmentation_masks": np.ones((2, 8, 8), "int32"),
+        "bounding_boxes": {"boxes": np.ones((2, 1, 4), "float32"), "labels": np.ones((2, 1), "int32")},
+        "keypoints": np.ones((2, 1, 2), "float32"),
+    }
+    for training in (True, False):
+        with pytest.raises(ValueError, match=message):
+            Augmentation([member])({"images": smooth(2, 8), key: others[key]}, training=training)
+
+
+def test_keypoints_stay_with_members_of_keras_that_move_no_pixels():
+    members = [keras.layers.RandomContrast(0.1), keras.layers.Rescaling(0.5), keras.Sequential([RandomBrightness(0.1)])]
+    data = {"images": smooth(2, 8), "keypoints": np.ones((2, 1, 2), "float32")}
+    np.testing.assert_array_equal(numpy(Augmentation(members)(data, training=True)["keypoints"]), data["keypoints"])
+
+
+def test_the_range_of_a_nested_composition_matters_if_a_member_cares():
+    bright = RandomBrightness(0.2, value_range=(0, 1))
+    assert Augmentation([Augmentation([RandomFlip(), RandomGrayscale()]), bright]).value_range == (0, 1)
+    assert Augmentation([Augmentation([RandomFlip()], value_range=(0, 1)), bright]).value_range == (0, 1)
+    for inner in (Augmentation([RandomBrightness(0.2)]), Augmentation([RandomFlip()], value_range=(0, 255))):
+        with pytest.raises(ValueError, match="`value_range` must be the same for all layers"):
+            Augmentation([inner, bright])
+
+
+def test_the_summary_shows_the_passes_within_a_member():
+    inner = Augmentation([RandomFlip(), RandomBrightness(0.1)])
+    layer = Augmentation([RandomGaussianBlur(), inner], probability=[1.0, 0.5])
+    assert layer.summary_text().splitlines() == [
+        "pass 1: on its own: RandomGaussianBlur (in 2 steps)",
+        "pass 2: on its own: Augmentation (p=0.5)",
+        "    pass 1: one resampling: RandomFlip",
+        "    pass 2: values: RandomBrightness",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +282,46 @@ def test_preview_draws_originals_versions_boxes_masks_and_labels():
     assert len(first.images) == 2  # the mask
     np.testing.assert_allclose(first.lines[0].get_xdata(), [0.5, 2.5, 2.5, 0.5, 0.5])
     assert len(layer.preview(smooth(2, 8)[..., :1]).axes) == 8
-    with pytest.raises(ValueError, match="`images` must be a batch"):
-        layer.preview(smooth(1, 8)[0])
+    for wrong in (smooth(1, 8)[0], smooth(1, 8)[:0]):
+        with pytest.raises(ValueError, match="`images` must be a batch"):
+            layer.preview(wrong)
+    matplotlib.pyplot.close("all")
+
+
+def shown(figure):
+    """The picture of the first original, what lies over it, and how many boxes are drawn."""
+    first = figure.axes[0]
+    return [np.asarray(image.get_array()) for image in first.images], len(first.lines)
+
+
+def test_preview_draws_masks_channels_first():
+    mask = np.zeros((2, 1, 8, 8), "int32")
+    mask[:, :, 2:4, 2:4] = 1
+    layer = Augmentation([RandomFlip()], data_format="channels_first")
+    (_, over), _ = shown(layer.preview({"images": smooth(2, 8).transpose(0, 3, 1, 2), "segmentation_masks": mask}))
+    np.testing.assert_array_equal(over, mask[0, 0])
+    matplotlib.pyplot.close("all")
+
+
+def test_preview_draws_boxes_in_the_format_of_any_member_with_any_labels():
+    layer = Augmentation([Augmentation([RandomFlip(bounding_box_format="center_yxhw")])])
+    boxes = np.array([[[4.0, 3, 2, 4], [2, 2, 2, 2]]] * 2, "float32")
+    for labels, count in (
+        ({}, 2),
+        ({"labels": np.array([[[1.0, 0], [-1, -1]]] * 2)}, 1),
+        ({"labels": boxes[..., 0]}, 2),
+    ):
+        figure = layer.preview({"images": smooth(2, 8), "bounding_boxes": {"boxes": boxes, **labels}})
+        assert shown(figure)[1] == count
+        np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), [0.5, 4.5, 4.5, 0.5, 0.5])
+        np.testing.assert_allclose(figure.axes[0].lines[0].get_ydata(), [2.5, 2.5, 4.5, 4.5, 2.5])
+    matplotlib.pyplot.close("all")
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1 / 255, 0.0), (1.0, 0.0), (2 / 255, -1.0)])
+def test_preview_finds_the_range_of_images_where_no_member_knows_it(scale, offset):
+    x = smooth(1, 8)
+    x[0, 0, :2] = [[0.0] * 3, [255.0] * 3]
+    (picture,), _ = shown(Augmentation([RandomFlip()]).preview(x * np.float32(scale) + np.float32(offset)))
+    np.testing.assert_allclose(picture, x[0] / 255, atol=1e-6)
     matplotlib.pyplot.close("all")

@@ -15,8 +15,8 @@ from tf_tricks.layers.augmentation import (
     RandomCrop,
     RandomFlip,
     RandomRotation,
+    _compiled,
 )
-from tf_tricks.layers.augmentation._compiled import MOST_SIZES
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 
@@ -89,6 +89,17 @@ def test_a_seed_gives_the_same_sequence_of_results(make):
     assert not np.array_equal(numpy(make(seed=6)(x, training=True)), pairs[0][0])
 
 
+def test_integers_are_rounded_and_clipped_to_what_they_hold():
+    x = np.array([0.6, 200.3, -4e9, 4e9, 3.0], "float32").reshape(1, 1, 5, 1)
+    most = 2**31 - 128  # the greatest float32 that an int32 holds
+    for dtype, expected in (("int16", [1, 200, -(2**15), 2**15 - 1, 3]), ("int32", [1, 200, -(2**31), most, 3])):
+        got = numpy(AddNumber(dtype=dtype)(x, training=False))
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got.ravel(), expected)
+    wide = np.array([70_001, -5], "int32").reshape(1, 1, 2, 1)
+    assert numpy(AddNumber(dtype="int16")(wide, training=False)).ravel().tolist() == [2**15 - 1, -5]
+
+
 def test_layers_of_two_classes_with_one_seed_draw_different_numbers():
     class Other(AddNumber):
         pass
@@ -136,6 +147,7 @@ def test_what_is_no_image_is_refused(data, message):
         ({"seed": -1}, "`seed` must be an int >= 0"),
         ({"data_format": "channels"}, "`data_format` must be one of"),
         ({"value_range": (1, 0)}, "`value_range` must be a pair"),
+        ({"value_range": (-1, 1), "dtype": "uint8"}, "`dtype` must be a float.*dtype='uint8', value_range="),
     ],
 )
 def test_arguments_are_checked(arguments, message):
@@ -181,13 +193,74 @@ def test_tensors_of_unknown_rank_are_refused_in_tf_data():
         unknown.map(AddNumber())
 
 
-def test_many_sizes_are_not_all_compiled(backend):
+def test_many_sizes_and_batches_are_not_all_compiled(backend, monkeypatch):
     if backend != "tensorflow":
         pytest.skip("JAX compiles each operation for each size anyhow, Torch none")
-    layer = AddNumber(seed=1)
-    for i in range(MOST_SIZES + 3):
-        assert layer(np.zeros((1, 2 + i, 2, 1), "float32"), training=True).shape == (1, 2 + i, 2, 1)
-    assert len(layer._plan(False)[0][1]._sizes) == MOST_SIZES
+    compiled = []
+
+    class Spy(AddNumber):
+        def transform(self, xp, images, parameters):
+            compiled.append(_compiled.is_compiling())
+            return super().transform(xp, images, parameters)
+
+    layer = Spy(seed=1)
+    monkeypatch.setattr(_compiled, "MOST_SIZES", 3)
+    for shape in [(1, 2, 2, 1), (2, 2, 2, 1), (3, 2, 2, 1), (4, 2, 2, 1), (1, 3, 2, 1)]:
+        assert layer(np.zeros(shape, "float32"), training=True).shape == shape
+    assert compiled.count(False) == 2
+
+
+# --- in several copies at a time -------------------------------------------------------------------------------------
+
+
+def test_each_replica_draws_numbers_of_its_own(mirrored_strategy):
+    import tensorflow as tf
+
+    x = np.zeros((32, 2, 2, 1), "float32")
+    with mirrored_strategy.scope():
+        layer = AddNumber(seed=1)
+    run = tf.function(lambda: mirrored_strategy.run(lambda: layer(x, training=True)))
+    one, other = (each.numpy()[:, 0, 0, 0] for each in mirrored_strategy.experimental_local_results(run()))
+    np.testing.assert_array_equal(one, numpy(AddNumber(seed=1)(x, training=True))[:, 0, 0, 0])
+    assert np.mean(one == other) < 0.4  # a tenth of equal ones is chance
+
+
+def test_a_batch_over_several_devices_draws_what_it_draws_on_one(data_parallel):
+    x = np.zeros((32, 2, 2, 1), "float32")
+    expected = numpy(AddNumber(seed=1)(x, training=True))
+    with data_parallel.scope():
+        x = keras.distribution.distribute_tensor(x, data_parallel.get_data_layout(x.shape))
+        found = AddNumber(seed=1)(x, training=True)
+    assert len(x.sharding.device_set) == 4
+    np.testing.assert_array_equal(numpy(found), expected)
+
+
+class Drawn:
+    """A data set of numbers that a layer drew where it was asked, for a loader with processes of its own."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return self.layer(np.full((1, 1, 1), 128, "float32"), training=True).reshape(())
+
+
+def test_each_process_of_a_loader_draws_numbers_of_its_own_in_each_epoch(backend):
+    if backend != "torch":
+        pytest.skip("the loader is Torch's")
+    import torch
+
+    def epochs():
+        torch.manual_seed(0)
+        loader = torch.utils.data.DataLoader(Drawn(RandomBrightness(0.4, seed=1)), num_workers=2, batch_size=1)
+        return [[float(each) for each in loader] for _ in range(2)]
+
+    one, other = epochs()
+    assert len(set(one + other)) == 16
+    assert epochs() == [one, other]
 
 
 # --- in a model ------------------------------------------------------------------------------------------------------
@@ -287,6 +360,20 @@ def test_numbers_of_members_do_not_depend_on_each_other():
     fresh = [numpy(Draws(keras.ops, key, 1000).child(i).uniform()) for i in range(3)]
     np.testing.assert_array_equal(numpy(used.child(1).uniform()), fresh[1])
     assert np.abs(np.corrcoef(fresh) - np.eye(3)).max() < 0.1
+
+
+# --- at rest ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda **kw: Augmentation([RandomFlip(), MixUp(num_classes=3)], **kw), MixUp])
+def test_at_rest_the_axes_stay_where_they_are(make, monkeypatch):
+    layer = make(data_format="channels_first")
+    monkeypatch.setattr(layer, "_channels_last", lambda *_: pytest.fail("two transpositions for nothing"))
+    data = {"images": images(4, 3, 8, 6, dtype="float32"), "labels": np.array([0, 1, 2, 1])}
+    got = layer(data, training=False)
+    np.testing.assert_array_equal(numpy(got["images"]), data["images"])
+    if isinstance(layer, Augmentation):
+        np.testing.assert_array_equal(numpy(got["labels"]), np.eye(3)[data["labels"]])
 
 
 # --- masks, channels first -------------------------------------------------------------------------------------------

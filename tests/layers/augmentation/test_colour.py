@@ -39,6 +39,13 @@ def test_hue_and_saturation_are_those_of_colorsys(value_range, turns, saturation
     np.testing.assert_allclose((got[0, 0] - low) / (high - low), expected, atol=3e-6)
 
 
+def test_differences_too_small_to_be_divided_by_are_no_hue():
+    black = tensor([[[[1e-39, 0.0, 0.0], [0.0, 2e-38, 0.0]]]])
+    for drawn in ([tensor([0.3]), None], [None, tensor([0.5])]):
+        got = numpy(_colour.hue_and_saturation(OPS, black, *drawn, (0.0, 1.0)))
+        np.testing.assert_allclose(got, 0.0, atol=1e-37)
+
+
 def test_a_chain_of_matrices_is_the_steps_one_after_the_other():
     x = np.random.default_rng(1).uniform(0, 1, (2, 3, 4, 3))
     shift, factor, saturation, turns = [0.1, -0.2], [0.5, 1.5], [0.3, 2.0], [0.1, -0.4]

@@ -6,6 +6,7 @@ import pytest
 
 from tf_tricks.layers.augmentation import (
     Augmentation,
+    RandomCrop,
     RandomFlip,
     RandomPerspective,
     RandomRotation,
@@ -68,3 +69,18 @@ def test_one_pass_equals_the_chain_and_is_never_less_sharp(number):
     assert (10 * np.log10(255**2 / np.maximum(error, 1e-9))).min() >= 40
     assert (energy(together) >= energy(one_by_one) * (1 - 1e-5)).all()
     assert np.abs(together - given[:, 22:-22, 22:-22]).mean() > 5
+
+
+@pytest.mark.parametrize(
+    "then", [RandomRotation((0.125, 0.125), fill_mode="constant"), RandomZoom((0.5, 0.5), fill_mode="constant")]
+)
+def test_what_was_cut_off_does_not_come_back(then):
+    # Only the frame around the middle, which is what the crop shows, is bright.
+    x = np.full((1, 16, 16, 1), 255.0, "float32")
+    x[:, 4:12, 4:12] = 0
+    crop = RandomCrop(8, 8)
+    crop.matrix = lambda xp, draws, size: crop.still(xp, xp.ones_like(draws.uniform()), size)
+    together = Augmentation([crop, RandomFlip(), then])
+    np.testing.assert_array_equal(numpy(together(x, training=True)), np.zeros((1, 8, 8, 1)))
+    assert [len(stage.members) for stage in together.stages()] == [2, 1]
+    assert len(Augmentation([then, crop]).stages()) == 1

@@ -87,11 +87,14 @@ def test_shapes_dtypes_and_formats(name):
 def test_config_seed_and_rest(name):
     images = np.random.default_rng(0).uniform(0, 255, (4, 12, 10, 3)).astype("float32")
     options = {"bounding_box_format": "xywh", "min_visibility": 0.25, "value_range": (0, 1)}
+    options |= {"fill_mode": "constant", "fill_value": 0.5, "interpolation": "nearest"}
     layer = make(name, **options)
     config = layer.get_config()
     twin = type(layer).from_config(config)
     assert twin.get_config() == config
-    assert {"bounding_box_format", "min_visibility", "seed", "data_format", *ARGUMENTS[name]} <= set(config)
+    assert {"seed", "data_format", *ARGUMENTS[name]} <= set(config)
+    for key, value in options.items():
+        assert getattr(twin, key) == value
     np.testing.assert_array_equal(numpy(layer(images, training=True)), numpy(twin(images, training=True)))
     assert not np.array_equal(numpy(layer(images, training=True)), numpy(twin(images, training=False)))
     if name not in SIZED:
@@ -223,6 +226,14 @@ def test_bad_arguments_are_refused(make, error, message):
         make()
 
 
+def test_masks_are_filled_with_the_background():
+    layer = RandomTranslation((0.5, 0.5), (0.0, 0.0), fill_mode="constant", fill_value=127.5)
+    data = {"images": np.zeros((1, 4, 2, 1), "float32"), "segmentation_masks": np.ones((1, 4, 2), "uint8")}
+    got = layer(data, training=True)
+    np.testing.assert_array_equal(numpy(got["images"])[0, :, 0, 0], [127.5, 127.5, 0, 0])
+    np.testing.assert_array_equal(numpy(got["segmentation_masks"])[0, :, 0], [0, 0, 1, 1])
+
+
 def test_a_mirror_swaps_the_pairs_of_keypoints_also_within_a_fused_chain():
     points = np.array([[[2, 3, 1], [7, 3, 0], [5, 5, 1]]] * 32, "float32")  # left eye, right eye, nose
     data = {"images": np.zeros((32, 10, 12, 3), "float32"), "keypoints": points}
@@ -250,8 +261,9 @@ def test_a_mirror_swaps_the_pairs_of_keypoints_also_within_a_fused_chain():
 
 
 def test_a_chain_is_one_warp_for_boxes_and_masks_too():
-    layers = [RandomCrop(30, 28), RandomRotation(0.05, fill_mode="constant"), RandomFlip(bounding_box_format="xywh")]
+    layers = [RandomRotation(0.05, fill_mode="constant"), RandomFlip(bounding_box_format="xywh"), RandomCrop(30, 28)]
     chain = Augmentation(layers, seed=2)
+    assert len(chain.stages()) == 1
     masks = np.zeros((8, 40, 36, 1), "uint8")
     masks[:, 14:26, 12:24] = 1
     boxes = {"boxes": np.array([[[12, 14, 12, 12]]] * 8, "float32"), "labels": np.zeros((8, 1), "int32")}

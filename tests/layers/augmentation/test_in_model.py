@@ -6,6 +6,7 @@ import pytest
 
 from tf_tricks.layers import (
     Augmentation,
+    RandAugment,
     RandomBrightness,
     RandomColorJitter,
     RandomErasing,
@@ -99,3 +100,56 @@ def test_layers_that_have_trained_are_exported(backend, tmp_path):
     tf.saved_model.save(module, str(tmp_path / "saved"))
     loaded = tf.saved_model.load(str(tmp_path / "saved"))
     np.testing.assert_array_equal(loaded.serve(images), images)
+
+
+def described(nest):
+    """(shape without the batch, dtype) of each leaf."""
+    if isinstance(nest, dict):
+        return {key: described(each) for key, each in nest.items()}
+    return tuple(nest.shape)[1:], keras.backend.standardize_dtype(nest.dtype)
+
+
+def declared_and_found(layer, data):
+    def inputs_like(name, nest):
+        if isinstance(nest, dict):
+            return {key: inputs_like(key, each) for key, each in nest.items()}
+        return keras.Input(nest.shape[1:], dtype=str(nest.dtype), name=name)
+
+    inputs = inputs_like("", data)
+    outputs = layer(inputs)
+    return described(outputs), described(keras.Model(inputs, outputs)(data, training=True))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: RandomFlip(bounding_box_format="xyxy"),
+        lambda: RandAugment(bounding_box_format="xyxy"),
+        lambda: Augmentation([RandomFlip(bounding_box_format="xyxy"), RandomBrightness(0.1)]),
+    ],
+    ids=["RandomFlip", "RandAugment", "Augmentation"],
+)
+def test_boxes_and_keypoints_have_the_declared_dtype(layer, uncompiled):
+    data = {
+        "images": np.zeros((2, 8, 8, 3), "float32"),
+        "bounding_boxes": {"boxes": np.ones((2, 1, 4), "int32"), "labels": np.ones((2, 1), "int32")},
+        "keypoints": np.ones((2, 2, 2), "int32"),
+    }
+    declared, found = declared_and_found(layer(), data)
+    assert declared["keypoints"] == ((2, 2), "float32")
+    assert found == declared
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_masks_and_boxes_have_the_declared_shape_after_members_of_keras(data_format, uncompiled):
+    crop = keras.layers.RandomCrop(4, 6, bounding_box_format="xyxy", data_format=data_format)
+    layer = Augmentation([crop, RandomBrightness(0.1)], data_format=data_format)
+    masks = (8, 8, 1) if data_format == "channels_last" else (1, 8, 8)
+    shape = (8, 8, 3) if data_format == "channels_last" else (3, 8, 8)
+    data = {
+        "images": np.zeros((2, *shape), "float32"),
+        "segmentation_masks": np.ones((2, *masks), "int32"),
+        "bounding_boxes": {"boxes": np.ones((2, 1, 4), "int32"), "labels": np.ones((2, 1), "int32")},
+    }
+    declared, found = declared_and_found(layer, data)
+    assert found == declared

@@ -4,7 +4,18 @@ import keras
 import numpy as np
 import pytest
 
-from tf_tricks.layers.augmentation import RandomBrightness, RandomCrop, RandomTranslation
+from tf_tricks.layers.augmentation import (
+    Augmentation,
+    CutMix,
+    MixUp,
+    RandAugment,
+    RandomBrightness,
+    RandomCrop,
+    RandomFlip,
+    RandomHue,
+    RandomRotation,
+    RandomTranslation,
+)
 from tf_tricks.layers.augmentation._inputs import are_masks_first
 
 
@@ -66,3 +77,75 @@ def test_labels_of_boxes_can_be_minus_one(dtype, training):
     outputs = layer(symbols)
     assert outputs["bounding_boxes"]["labels"].dtype == expected
     assert outputs["labels"].dtype == dtype
+
+
+def test_numbers_and_lists_of_python_are_taken():
+    boxes = {"boxes": [[1, 1, 4, 4]], "labels": [2]}
+    data = {"images": np.zeros((8, 6, 3), "float32"), "labels": 1, "sample_weights": 0.5, "bounding_boxes": boxes}
+    got = RandomFlip("horizontal", bounding_box_format="xyxy")(data, training=True)
+    assert int(got["labels"]) == 1 and float(got["sample_weights"]) == 0.5
+    assert "int" in keras.backend.standardize_dtype(got["labels"].dtype)
+    assert keras.ops.convert_to_numpy(got["bounding_boxes"]["labels"]).tolist() == [2]
+    assert tuple(got["bounding_boxes"]["boxes"].shape) == (1, 4)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_other_keys_are_handed_on(training):
+    names, more = np.array(["a", "b"]), {"any": object()}
+    data = {"image_id": names, "images": np.zeros((2, 8, 6, 3), "float32"), "labels": np.arange(2), "more": more}
+    for layer in (RandomFlip(), Augmentation([RandomBrightness(0.1), RandomCrop(4, 4)])):
+        got = layer(data, training=training)
+        assert set(got) == set(data)
+        assert got["image_id"] is names and got["more"] is more
+    shapes = {"images": (8, 6, 3), "image_id": ()}
+    symbols = {key: keras.Input(shape, name=key) for key, shape in shapes.items()}
+    model = keras.Model(symbols, RandomFlip()(symbols))
+    given = {"images": data["images"], "image_id": np.array([7, 9])}
+    assert keras.ops.convert_to_numpy(model(given, training=training)["image_id"]).tolist() == [7, 9]
+
+
+def test_other_keys_are_handed_on_in_tf_data():
+    tf = pytest.importorskip("tensorflow")
+    data = {"images": np.zeros((2, 8, 6, 3), "float32"), "file": np.array(["a", "b"])}
+    got = tf.data.Dataset.from_tensor_slices(data).batch(2).map(RandomFlip())
+    assert next(iter(got))["file"].numpy().tolist() == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("make", [MixUp, CutMix, lambda: Augmentation([RandomFlip(), Augmentation([MixUp()])])])
+def test_what_would_have_to_be_mixed_is_refused_under_another_key(make):
+    with pytest.raises(ValueError, match="images are mixed.*Received: 'depth'; take it out"):
+        make()({"images": np.zeros((2, 8, 6, 3)), "depth": np.zeros((2, 8, 6))}, training=True)
+
+
+def test_a_name_that_is_nearly_a_key_is_refused():
+    with pytest.raises(ValueError, match="RandomFlip: the keys are.*Received: 'mask', for 'segmentation_masks'"):
+        RandomFlip()({"images": np.zeros((2, 8, 6, 3)), "mask": np.zeros((2, 8, 6))}, training=True)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: RandomRotation(0.1), lambda: Augmentation([RandomBrightness(0.1), RandomFlip()])]
+)
+def test_masks_of_another_size_are_refused_also_at_rest(make):
+    data = {"images": np.zeros((2, 8, 6, 3)), "segmentation_masks": np.zeros((2, 4, 3))}
+    for training in (True, False):
+        with pytest.raises(ValueError, match=r"of the size of the images, \(8, 6\). Received: shape \(2, 4, 3\)"):
+            make()(data, training=training)
+    # Where nothing moves it may be smaller, such as that of a network's last layer.
+    assert RandomBrightness(0.1)(data, training=True)["segmentation_masks"].shape == (2, 4, 3)
+
+
+def test_training_is_a_bool_of_python():
+    layer, x = RandomFlip(), np.zeros((2, 8, 6, 3), "float32")
+    for training in (keras.ops.convert_to_tensor(True), keras.Input((), dtype="bool")):
+        with pytest.raises(TypeError, match="RandomFlip: `training` must be True or False of Python"):
+            layer(x, training=training)
+    assert layer(x, training=np.bool_(True)).shape == x.shape
+
+
+def test_colours_of_an_unknown_number_of_channels_are_refused_with_what_to_do():
+    tf = pytest.importorskip("tensorflow")
+    spec = tf.TensorSpec((None, None, None), "uint8")
+    found = tf.data.Dataset.from_generator(lambda: iter([np.zeros((4, 4, 3), "uint8")]), output_signature=spec)
+    for layer in (RandomHue(0.1), RandAugment()):
+        with pytest.raises(ValueError, match="unknown number of channels; call the tensor's `set_shape`"):
+            found.map(layer)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tf_tricks.layers.augmentation import MixUp
+from tf_tricks.layers.augmentation import Augmentation, MixUp
 from tf_tricks.layers.augmentation._random import Draws
 
 
@@ -63,15 +63,51 @@ def test_images_labels_weights_and_masks_share_weight_and_partner():
     np.testing.assert_allclose(numpy(layer(data, training=False)["labels"]), np.eye(3)[data["labels"]])
 
 
+def three_with_boxes(dtype="float32"):
+    boxes = {"boxes": np.arange(24, dtype=dtype).reshape(3, 2, 4), "labels": np.arange(6).reshape(3, 2)}
+    return {"images": np.zeros((3, 4, 4, 3), "float32"), "bounding_boxes": boxes}
+
+
 def test_boxes_of_the_partner_are_appended():
-    boxes = {"boxes": np.arange(24, dtype="float32").reshape(3, 2, 4), "labels": np.arange(6).reshape(3, 2)}
-    data = {"images": np.zeros((3, 4, 4, 3)), "bounding_boxes": boxes}
-    result = MixUp(seed=1, bounding_box_format="xyxy")(data, training=True)
+    data = three_with_boxes()
+    boxes = data["bounding_boxes"]
+    layer = MixUp(1.0, seed=1, bounding_box_format="xyxy")
+    layer.draw = lambda xp, *_: {"order": xp.convert_to_tensor([1, 2, 0]), "weight": xp.convert_to_tensor([0.5] * 3)}
+    result = layer(data, training=True)
     found = {name: numpy(each) for name, each in result["bounding_boxes"].items()}
     assert found["boxes"].shape == (3, 4, 4)
-    order = found["labels"][:, 2] // 2
+    order = np.array([1, 2, 0])
     np.testing.assert_array_equal(found["boxes"], np.concatenate([boxes["boxes"], boxes["boxes"][order]], axis=1))
     np.testing.assert_array_equal(found["labels"], np.concatenate([boxes["labels"], boxes["labels"][order]], axis=1))
+
+
+def test_boxes_of_a_partner_that_is_not_to_be_seen_are_no_boxes(uncompiled):
+    data = three_with_boxes()
+    layer = MixUp(1.0, bounding_box_format="xyxy")
+    # The first image is its own partner, the second one keeps all of itself.
+    layer.draw = lambda xp, *_: {
+        "order": xp.convert_to_tensor([0, 2, 1]),
+        "weight": xp.convert_to_tensor([0.5, 1.0, 0.5]),
+    }
+    found = {name: numpy(each) for name, each in layer(data, training=True)["bounding_boxes"].items()}
+    np.testing.assert_array_equal(found["labels"], [[0, 1, -1, -1], [2, 3, -1, -1], [4, 5, 2, 3]])
+    np.testing.assert_array_equal(found["boxes"][:2, 2:], np.zeros((2, 2, 4)))
+    never = Augmentation([MixUp(bounding_box_format="xyxy")], probability=0.0, seed=1)
+    assert (numpy(never(data, training=True)["bounding_boxes"]["labels"])[:, 2:] == -1).all()
+
+
+def test_boxes_have_the_declared_shape_while_training_and_otherwise(uncompiled):
+    data = three_with_boxes()
+    boxes = {"boxes": keras.Input((2, 4), name="boxes"), "labels": keras.Input((2,), dtype="int32", name="labels")}
+    inputs = {"images": keras.Input((4, 4, 3), name="images"), "bounding_boxes": boxes}
+    outputs = MixUp(bounding_box_format="xyxy")(inputs)
+    model = keras.Model(inputs, outputs)
+    declared = {name: tuple(each.shape) for name, each in outputs["bounding_boxes"].items()}
+    assert declared == {"boxes": (None, 4, 4), "labels": (None, 4)}
+    for training in (True, False):
+        found = model(data, training=training)["bounding_boxes"]
+        assert {name: tuple(each.shape) for name, each in found.items()} == {"boxes": (3, 4, 4), "labels": (3, 4)}
+    np.testing.assert_array_equal(numpy(found["labels"])[:, 2:], -1)
 
 
 def test_one_image_stays_as_it_is():
@@ -85,6 +121,8 @@ def test_one_image_stays_as_it_is():
         ({"labels": np.array([1, 2])}, "labels must be one-hot, or `num_classes` be given"),
         ({"segmentation_masks": np.ones((2, 4, 4), "int32")}, "class numbers have no mean"),
         ({"keypoints": np.ones((2, 1, 2), "float32")}, "does not mix keypoints"),
+        ({"sample_weights": np.ones(3, "float32")}, "`sample_weights` must be one for each of the 2 images"),
+        ({"labels": np.array([1])}, "`labels` must be one for each of the 2 images. Received: shape \\(1,\\)"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(others, message):

@@ -20,3 +20,5 @@ def test_grayscale_is_that_of_keras_in_all_channels_and_needs_no_range():
     theirs = numpy(keras.ops.image.rgb_to_grayscale(x, data_format="channels_last"))
     np.testing.assert_allclose(got, np.repeat(theirs, 3, axis=-1), rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(numpy(layers.RandomGrayscale(factor=0.0)(x, training=True)), x)
+    members = [layers.RandomGrayscale(factor=1.0), layers.RandomBrightness(0.1, value_range=(0, 1))]
+    assert layers.Augmentation(members).value_range == (0, 1)

@@ -49,13 +49,6 @@ def test_solarise_inverts_from_the_threshold_on(value_range):
 
 
 @RANGES
-def test_invert_and_gamma(value_range):
-    check(_tables.invert, [0.0, 0.5, 1.0], lambda x, a: x + a * (255.0 - 2 * x), value_range)
-    whole = np.arange(255).reshape(1, 17, 15, 1).repeat(3, axis=0)
-    check(_tables.gamma, [0.4, 1.0, 3.0], lambda x, a: (x / 255) ** a * 255, value_range, whole)
-
-
-@RANGES
 def test_auto_contrast_stretches_each_channel_of_each_image(value_range):
     def stretched(image, amount):
         least, most = image.min((0, 1)), image.max((0, 1))
@@ -115,10 +108,10 @@ def test_sharpness_of_images_without_an_inside_is_the_image(size):
     np.testing.assert_array_equal(run(_tables.sharpness, whole, 2.0, (0.0, 255.0)), whole)
 
 
-@pytest.mark.parametrize("name", ["posterise", "solarise", "invert", "auto_contrast", "equalise", "sharpness", "gamma"])
+@pytest.mark.parametrize("name", ["posterise", "solarise", "auto_contrast", "equalise", "sharpness"])
 def test_an_image_does_not_depend_on_its_neighbours_and_stays_in_the_range(name):
     function = getattr(_tables, name)
-    amount = 2.0 if name in ("posterise", "sharpness", "gamma") else 1.0
+    amount = 2.0 if name in ("posterise", "sharpness") else 1.0
     pixels = np.random.default_rng(2).uniform(-1, 1, (3, 8, 8, 3)).astype("float32")
     together = run(function, pixels, amount, (-1.0, 1.0))
     assert together.min() >= -1.0 and together.max() <= 1.0

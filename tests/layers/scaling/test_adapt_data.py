@@ -173,6 +173,24 @@ def test_several_inputs_in_a_tuple_are_refused(kind):
         Standardize().adapt(data)
 
 
+def test_a_tuple_of_arrays_is_refused():
+    """It would be taken for two batches, and the labels for features where the shapes agree."""
+    for data in ((X, Y), (X, X), ({"a": X}, Y)):
+        with pytest.raises(TypeError, match="`data` must not be a tuple of arrays: give x alone, or a list of batches"):
+            Standardize().adapt(data)
+    layer = Standardize()
+    layer.adapt(tuple(tuple(row) for row in X.tolist()))  # numbers are rows
+    assert (layer.statistics.moments.count == 90).all()
+
+
+def test_batches_that_are_ragged_are_refused():
+    tf = pytest.importorskip("tensorflow")
+    rows = [[1.0, 2.0], [3.0]]
+    for data in (tf.data.Dataset.from_tensor_slices(tf.ragged.constant(rows)).batch(2), iter([rows]), rows):
+        with pytest.raises((TypeError, ValueError), match="`data` must hold (dense tensors|arrays of one shape)"):
+            Standardize().adapt(data)
+
+
 def test_single_rows_of_a_dict_with_vectors():
     for features in ({"a": X, "b": X[:, 0]}, {"a": X, "b": X[:, :2]}):
         layer = Standardize()
@@ -225,6 +243,14 @@ def test_small_batches_of_tf_data_come_joined_and_steps_count_the_user_s():
     np.testing.assert_array_equal(joined[0], X)
     first = list(_adapt_data.batches_of(tf_dataset(X), steps=2))
     np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(tf_dataset(X).take(2))))
+
+
+def test_long_batches_of_tf_data_are_not_cut_and_steps_count_the_user_s():
+    x = np.ones((200, 3072), "float32")
+    assert [len(batch) for batch in _adapt_data.batches_of(tf_dataset(x, batch=100))] == [100, 100]
+    layer = Standardize()
+    layer.adapt(tf_dataset(x, batch=100), steps=1)
+    assert (layer.statistics.moments.count == 100).all()
 
 
 def test_tf_data_batches_of_several_shapes_are_not_joined():

@@ -4,7 +4,7 @@ import pytest
 from sklearn import datasets
 
 from tf_tricks.layers.scaling.auto_scale import AutoScale
-from tf_tricks.layers.scaling.statistics import Statistics
+from tf_tricks.layers.scaling.statistics import Quantiles, Statistics
 
 ROWS = 5000
 RNG = np.random.default_rng(0)
@@ -139,6 +139,20 @@ def test_the_choice_does_not_depend_on_the_number_of_rows(rows):
     }
 
 
+@pytest.mark.parametrize("share", [0.001, 0.0003])
+def test_rare_values_come_out_bounded(share):
+    """Beside many zeros even those of one size are dozens of standard deviations away."""
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.normal(50, 1, 20_000), 1e6 * rng.lognormal(0, 1, 20_000)], axis=1)
+    x *= rng.random(x.shape) < share
+    layer = AutoScale()
+    choices = layer.adapt(x, verbose=0)
+    assert [each.method for each in choices] == ["tanh", "tanh"]
+    assert all(each.reason.startswith("rare: up to ") for each in choices)
+    y = numpy_of(layer(x))
+    assert (y[x == 0] == 0).all() and 0.5 < y.max() <= 1
+
+
 def test_a_feature_that_is_constant_but_for_its_last_bits():
     x = np.full((100, 1), 0.1)
     x[::2] = np.nextafter(0.1, 1)
@@ -153,7 +167,10 @@ def test_a_feature_that_is_constant_but_for_its_last_bits():
         ("breast_cancer", {13: "log"}),  # the error of the area
         ("wine", {7: "as is"}),
         ("diabetes", {}),
-        ("digits", {0: "zero", 32: "zero", 39: "zero", 24: "as is", 31: "as is", 56: "as is"}),
+        (
+            "digits",
+            {0: "zero", 32: "zero", 39: "zero", 24: "as is", 31: "as is", 56: "as is", 16: "tanh", 48: "tanh"},
+        ),
     ],
 )
 def test_real_data(load, others):
@@ -161,7 +178,18 @@ def test_real_data(load, others):
     layer = AutoScale()
     methods = [each.method for each in layer.adapt(x, verbose=0)]
     assert methods == [others.get(i, "standardize") for i in range(x.shape[1])]
-    assert np.abs(numpy_of(layer(x))).max() < 45
+    assert np.abs(numpy_of(layer(x))).max() < 30
+
+
+def test_the_quantiles_are_read_once(monkeypatch):
+    reads, quantile = [], Quantiles.quantile
+    monkeypatch.setattr(Quantiles, "quantile", lambda self, q: reads.append(self) or quantile(self, q))
+    for data in (X[:, :2], {"a": X[:, :1], "b": X[:, 1:2]}):
+        layer = AutoScale()
+        choices = layer.adapt(data, verbose=0)
+        assert layer.choices == choices
+        assert len(reads) == (len(data) if isinstance(data, dict) else 1)
+        reads.clear()
 
 
 def test_dict_of_features(capsys):

@@ -1,3 +1,4 @@
+import contextlib
 import warnings
 
 import keras
@@ -163,6 +164,24 @@ def test_the_steps_of_the_model_are_those_of_keras():
     assert getattr(model.predict_function, "step", model.predict_function) is not step
 
 
+@pytest.mark.parametrize("method", ["evaluate", "predict"])
+def test_a_callback_list_of_the_user_s_is_afterwards_as_it_was(method):
+    ends = []
+    one, two = adapted(), adapted()  # two that wait for the end
+    model = keras.Sequential([keras.Input((30,)), one, two, keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    note = keras.callbacks.LambdaCallback(on_test_end=ends.append, on_predict_end=ends.append)
+    callbacks = keras.callbacks.CallbackList([note], model=model)
+    arguments = (TEST, np.zeros((len(TEST), 1))) if method == "evaluate" else (TEST,)
+    before = list(callbacks.callbacks)
+    for x in (TEST, SCALED):
+        with pytest.warns(UserWarning, match=MESSAGE) if x is SCALED else contextlib.nullcontext():
+            getattr(model, method)(x, *arguments[1:], batch_size=64, verbose=0, callbacks=callbacks)
+        assert callbacks.callbacks == before
+    assert len(ends) == 2
+    assert len(one.check()) == len(two.check()) == 2
+
+
 def test_evaluate_says_it_by_itself():
     model = compiled(adapted())
     with pytest.warns(UserWarning, match=MESSAGE):
@@ -180,6 +199,15 @@ def test_training_is_not_looked_at():
     model = compiled(adapted())
     model.fit(SCALED, np.zeros((len(SCALED), 1)), verbose=0)
     assert model.layers[0].check() == ()
+
+
+def test_training_is_not_looked_at_in_calls_of_arrays_with_64_bits():
+    """Which JAX hands to the layer in another way."""
+    for wrap in (lambda x: x, lambda x: {"a": x}):
+        layer = MatchCheck()
+        layer.adapt(wrap(TRAINING), verbose=0)
+        layer(wrap(SCALED.astype("float64")), training=True)
+        assert layer.check() == wrap(())
 
 
 def test_nothing_shows_in_logs_metrics_and_results():
@@ -422,6 +450,17 @@ def test_inputs_come_out_unchanged(dtype, axis):
         assert keras.backend.standardize_dtype(y.dtype) == dtype
     symbolic = layer(keras.Input((2, 3), dtype=dtype))
     assert symbolic.shape == (None, 2, 3) and symbolic.dtype == dtype
+
+
+def test_inverse_hands_through_as_well():
+    layer, parts = adapted(), MatchCheck()
+    parts.adapt({"a": TRAINING[:, 0], "b": TRAINING[:, 1]}, verbose=0)
+    for y in (TEST, layer(TEST), TEST[0], TEST.astype("float64")):
+        assert layer.inverse(y) is y
+    y = parts({"a": TEST[:, 0], "b": TEST[:, 1]})
+    assert parts.inverse(y) is y
+    with pytest.raises(ValueError, match="the features must be 'a', 'b'. Received: 'a'"):
+        parts.inverse({"a": TEST[:, 0]})
 
 
 def test_dict_of_features():

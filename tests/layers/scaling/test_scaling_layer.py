@@ -1,13 +1,24 @@
 """What every scaling layer does, whatever its formula: data, axes, dtypes, files, dicts, and where it runs."""
 
+import copy
 import json
+import pickle
 import re
 
 import keras
 import numpy as np
 import pytest
 
-from tf_tricks.layers import MinMaxScale, QuantileScale, RobustScale, SignedLogScale, Standardize, TanhScale, Whiten
+from tf_tricks.layers import (
+    AutoScale,
+    MinMaxScale,
+    QuantileScale,
+    RobustScale,
+    SignedLogScale,
+    Standardize,
+    TanhScale,
+    Whiten,
+)
 from tf_tricks.layers.scaling._constants import split
 from tf_tricks.layers.scaling.statistics import Statistics
 
@@ -142,6 +153,20 @@ def test_no_digit_of_64_bit_arrays_is_lost_on_the_way(name, dtype):
     )
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint32"])
+def test_no_digit_of_32_bit_integers_is_lost_in_a_model(dtype):
+    near = np.arange(10.0)[:, None] * [1, 3]
+    x = (near + [100_000_000, 2_000_000_000] * (1 if dtype == "uint32" else np.array([1, -1]))).astype(dtype)
+    inputs = keras.Input((2,), dtype=dtype)
+    layers = {name: adapted(name, x) for name in ("Standardize", "MinMaxScale", "RobustScale", "TanhScale")}
+    layers["AutoScale"] = AutoScale()
+    layers["AutoScale"].adapt(x, verbose=0)
+    got = keras.Model(inputs, {name: layer(inputs) for name, layer in layers.items()}).predict(x, verbose=0)
+    for name, y in got.items():
+        expected = reference(name.replace("AutoScale", "Standardize"), near, near)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 def test_a_mean_that_float32_does_not_know_is_subtracted_exactly():
     """Float32 inputs near 2**24 are whole numbers; their mean is not, and a rounded one would shift all outputs."""
     x = (2.0**24 - 64 + np.arange(64)).astype("float32")[:, None]
@@ -154,6 +179,14 @@ def test_a_mean_that_float32_does_not_know_is_subtracted_exactly():
         model.compile(jit_compile=jit)
         for y in (to_numpy(layer(x)), model.predict(x, verbose=0)):
             np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_arguments_of_a_call_reach_arrays_of_64_bits_as_they_reach_others():
+    layer = adapted("Standardize")
+    for x in (table(), table(dtype="float64")):  # JAX hands the second one to the layer in another way
+        layer(x, training=True)
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            layer(x, trainig=True)
 
 
 def test_split_is_exact():
@@ -301,6 +334,15 @@ def test_a_feature_that_is_constant_but_for_its_last_bits(name, dtype, value):
     assert len(set(to_numpy(halves(x))[:, column])) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_feature_of_half_precision_that_is_constant_but_for_its_last_bit(dtype):
+    x = keras.ops.convert_to_tensor(
+        np.where(np.arange(20) % 2, 0.125, 0.125 * (1 + 2.0 ** -(10 if dtype == "float16" else 7)))[:, None], dtype
+    )
+    assert len(set(to_numpy(keras.ops.cast(x, "float32"))[:, 0])) == 2
+    assert (to_numpy(adapted("Standardize", x)(x)) == 0).all()
+
+
 # --- files, weights, configs ------------------------------------------------------------------------------------------
 
 
@@ -358,6 +400,25 @@ def test_from_statistics(name):
         make(Statistics(("covariance" if "covariance" not in layer.kinds else "moments",)).update(x), **arguments)
     with pytest.raises(ValueError, match="`statistics` must have seen data"):
         make(Statistics(layer.kinds), **arguments)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("built", [True, False])
+def test_a_copy_keeps_constants_and_statistics(duplicate, built):
+    x = table()
+    for data in (x, {"a": x[:, :2], "b": x[:, 3]}):
+        layer = Standardize.from_statistics(adapted("Standardize", data).statistics)
+        if built:
+            layer(data)
+        again = duplicate(layer)
+        assert again.built == built
+        got, expected = again(data), layer(data)
+        again.adapt(data, reset=False)
+        for name in data if isinstance(data, dict) else [...]:
+            np.testing.assert_array_equal(to_numpy(got[name]), to_numpy(expected[name]))
+        moments = again.statistics["b"].moments if isinstance(data, dict) else again.statistics.moments
+        assert (moments.count == 2 * len(x)).all()
+    assert duplicate(Standardize()).statistics is None
 
 
 @pytest.mark.parametrize("wrong", [None, 3, {}, {"a": 3}])
@@ -572,6 +633,20 @@ def test_adapt_starts_anew_or_goes_on(name):
     made = type(layer).from_statistics(adapted(name, one).statistics, **{**layer.get_config(), "name": "made"})
     made.adapt(two, reset=False)
     np.testing.assert_allclose(to_numpy(made(both)), reference(name, both, both), rtol=1e-4, atol=1e-4)
+
+
+def test_adapt_forgets_statistics_of_other_features():
+    layer = Standardize.from_statistics(adapted("Standardize", table()[:, :3]).statistics)
+    layer.adapt(table())
+    np.testing.assert_array_equal(to_numpy(layer(table())), to_numpy(adapted("Standardize")(table())))
+
+
+def test_rows_that_all_lack_a_value():
+    x = table()
+    x[::2, 0], x[1::2, 1] = np.nan, np.nan
+    adapted("Standardize", x)
+    with pytest.raises(ValueError, match="`data` must have a row without missing values. Received: data without one"):
+        Whiten().adapt(x)
 
 
 def test_errors_of_adapt():

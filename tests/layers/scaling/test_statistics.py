@@ -117,6 +117,19 @@ def test_constant_but_for_rounding(dtype):
     assert not Moments().update(far).constant.any()
 
 
+@pytest.mark.parametrize("cls", [Moments, Statistics])
+def test_constant_but_for_the_last_bit_of_half_precision(cls):
+    one = np.float16(0.1)
+    two = np.array([one, np.nextafter(one, np.float16(1))])
+    coarse = (np.array([0.125, 0.126]).astype("float32") * 256).astype(pytest.importorskip("ml_dtypes").bfloat16)
+    assert coarse[0] != coarse[1]
+    # Few digits, and all of them mean something.
+    years, kelvins = np.arange(2015, 2023).astype("float16"), np.array([290, 292, 294]).astype(coarse.dtype)
+    for batch, expected in ((two, True), (coarse, True), (years, False), (kelvins, False)):
+        found = cls().update(batch)
+        assert getattr(found, "moments", found).constant.tolist() == [expected]
+
+
 # --- missing values -----------------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
 # From red, green, blue to luminance and two chromatic axes (NTSC 1953, as in `tf.image.rgb_to_yiq`).
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
 _ROWS = 8  # so many at a time are summed for a mean
+_LEAST = float(np.finfo("float32").tiny)  # of the numbers whose inverse is finite
 _SEXTANTS = np.array([0.0, 2.0, 4.0], "float32")  # where red, green and blue lie on the hue circle of six parts
 
 
@@ -25,6 +26,11 @@ def per_image(xp, values):
 
 def check_rgb(layer, pixels):
     """Raise ValueError unless the pixels have three channels; `layer` is the name for the message."""
+    if pixels.shape[-1] is None:
+        raise ValueError(
+            f"{layer}: images must have 3 channels (red, green, blue). Received: an unknown number of channels; call "
+            "the tensor's `set_shape` first"
+        )
     if pixels.shape[-1] != 3:
         raise ValueError(
             f"{layer}: images must have 3 channels (red, green, blue). Received: {pixels.shape[-1]} channels, images "
@@ -85,7 +91,7 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     red, green, blue = (pixels[..., i : i + 1] - low for i in range(3))
     value = xp.maximum(xp.maximum(red, green), blue)
     chroma = value - xp.minimum(xp.minimum(red, green), blue)
-    per_chroma = 1.0 / xp.where(chroma > 0.0, chroma, xp.ones_like(chroma))
+    per_chroma = 1.0 / xp.where(chroma >= _LEAST, chroma, xp.ones_like(chroma))
     new_chroma = chroma if saturation is None else xp.minimum(chroma * per_image(xp, saturation), value)
     if turns is None:  # the hue stays: each channel keeps its share
         return value - (value - (pixels - low)) * (per_chroma * new_chroma) + low

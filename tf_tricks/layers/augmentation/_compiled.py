@@ -11,7 +11,7 @@ from tf_tricks._backend import BACKEND, jax
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation._namespaces import OPS
 
-MOST_SIZES = 16  # eager TensorFlow with images of more sizes than these: compiling takes longer than it gains
+MOST_SIZES = 16  # eager TensorFlow with batches of more shapes than these: compiling takes longer than it gains
 _here = threading.local()
 
 
@@ -35,10 +35,10 @@ class Compiled:
 
     def __call__(self, xp, images, parameters):
         if xp is not OPS or BACKEND == "tensorflow":
-            size = tuple(images.shape[1:])
-            if None not in size and len(self._sizes) < MOST_SIZES:
+            size = tuple(images.shape)
+            if None not in size[1:] and len(self._sizes) < MOST_SIZES:
                 self._sizes.add(size)
-            if size not in self._sizes:  # XLA would compile anew for each size
+            if size not in self._sizes:  # XLA would compile anew for each shape, of another batch too
                 return self._function(xp, images, parameters)
             if self._in_tensorflow is None:
                 self._in_tensorflow = self._tensorflow(xp)

@@ -5,8 +5,19 @@ import dataclasses
 import keras
 
 from tf_tricks.layers._in_tensorflow import tensorflow
+from tf_tricks.layers.augmentation._namespaces import namespace_of
 
+# Under such a key nothing would follow the images, and nobody be told.
+_MEANT = {
+    "bounding_box": "bounding_boxes",
+    "boxes": "bounding_boxes",
+    "keypoint": "keypoints",
+    "mask": "segmentation_masks",
+    "masks": "segmentation_masks",
+    "segmentation_mask": "segmentation_masks",
+}
 KEYS = ("images", "labels", "bounding_boxes", "segmentation_masks", "keypoints", "sample_weights")
+_PLAIN = bool | int | float | list | tuple
 
 
 @dataclasses.dataclass
@@ -20,6 +31,36 @@ class Inputs:
     masks_are_first: bool  # did the masks come channels first?
 
 
+def take_apart(data, layer, mixes_images):
+    """(a dict of what a layer changes, a dict of what is only handed on), of which Python's numbers become tensors.
+
+    Raises:
+        ValueError: there are no images, a key is nearly one that is known, or what is handed on would have to be mixed.
+    """
+    if "images" not in data:
+        raise ValueError(f"{layer}: a dict must have the key 'images'. Received: the keys {', '.join(map(str, data))}")
+    rest = {key: value for key, value in data.items() if key not in KEYS}
+    if wrong := [key for key in rest if key in _MEANT]:
+        raise ValueError(f"{layer}: the keys are {', '.join(KEYS)}. Received: {wrong[0]!r}, for {_MEANT[wrong[0]]!r}?")
+    if rest and mixes_images:
+        raise ValueError(
+            f"{layer}: images are mixed, and what belongs to them with them, under the keys {', '.join(KEYS)}. "
+            f"Received: {', '.join(map(repr, rest))}; take it out of the dict"
+        )
+    xp = namespace_of(data["images"])
+    known = {key: value for key, value in data.items() if key not in rest}
+    return map_nest(lambda value: xp.convert_to_tensor(value) if isinstance(value, _PLAIN) else value, known), rest
+
+
+def check_training(layer, training):
+    """Raise TypeError unless `training` is known while a function is traced."""
+    if not isinstance(training, bool | int | None):
+        raise TypeError(
+            f"{layer}: `training` must be True or False of Python: it says what is traced and compiled. "
+            f"Received: training={training!r}"
+        )
+
+
 def unpack(xp, data, data_format, layer):
     """`Inputs` from the argument of a layer.
 
@@ -27,8 +68,6 @@ def unpack(xp, data, data_format, layer):
         TypeError, ValueError: the data is not what a layer takes; the message names it.
     """
     is_dict = isinstance(data, dict)
-    if is_dict and "images" not in data:
-        raise ValueError(f"{layer}: a dict must have the key 'images'. Received: the keys {', '.join(map(str, data))}")
     images = xp.convert_to_tensor(data["images"] if is_dict else data)
     rank = len(images.shape)
     if rank not in (3, 4):
@@ -37,8 +76,6 @@ def unpack(xp, data, data_format, layer):
             f"{layer}: images must have shape ({axes}), or (batch, {axes}). Received: shape {tuple(images.shape)}"
         )
     others = {key: value for key, value in without_ragged(data, layer).items() if key != "images"} if is_dict else {}
-    if unknown := set(others) - set(KEYS):
-        raise ValueError(f"{layer}: the keys are {', '.join(KEYS)}. Received: {', '.join(sorted(map(repr, unknown)))}")
     others = with_signed_labels(xp, map_nest(xp.convert_to_tensor, others))
     if rank == 3:
         images = images[None]
@@ -59,6 +96,21 @@ def are_masks_first(data_format, shape, images_shape):
     if first and last and (shape[1] is None) != (shape[3] is None):
         return shape[1] is not None  # of the axes that would be the channels, this one is of a known length
     return first or not last
+
+
+def are_known(*lengths):
+    """Are they all numbers, none None or a tensor?"""
+    return all(isinstance(each, int) for each in lengths)
+
+
+def check_masks(layer, shape, size):
+    """Raise ValueError unless masks of a shape are of the size (height, width) of the images, as far as it is known."""
+    if len(shape) in (3, 4) and (not are_known(*shape[1:], *size) or tuple(size) in (shape[1:3], shape[2:])):
+        return
+    raise ValueError(
+        f"{layer}: `segmentation_masks` must have shape (batch, height, width), or that with channels, of the size of "
+        f"the images, {tuple(size)}. Received: shape {shape}"
+    )
 
 
 def _may_be_equal(one, other):

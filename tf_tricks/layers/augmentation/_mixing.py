@@ -34,6 +34,7 @@ class MixingAugmentation(AugmentationLayer):
 
     def transform_others(self, xp, others, parameters, size):
         order, weight = parameters["order"], parameters["weight"]
+        self._check_counts(order.shape[0], others)
         mixed = {}
         for name, value in others.items():
             if name == "keypoints":
@@ -58,7 +59,7 @@ class MixingAugmentation(AugmentationLayer):
         return mixed
 
     def at_rest(self, xp, images, others):
-        images, others = super().at_rest(xp, images, others)
+        self._check_counts(images.shape[0], others)
         if "labels" in others:
             others = {**others, "labels": self._one_hot(xp, others["labels"])}
         return images, others
@@ -68,7 +69,16 @@ class MixingAugmentation(AugmentationLayer):
             shape = shape[:-1] if len(shape) == 2 and shape[-1] == 1 else shape
             return (*shape, self.num_classes), "float32"
         is_integer = "int" in str(dtype) and name in ("labels", "sample_weights")
-        return shape, "float32" if is_integer else dtype
+        return super().spec_of(name, shape, "float32" if is_integer else dtype)
+
+    def _check_counts(self, count, others):
+        for name, value in others.items():
+            shape = tuple(getattr(value, "shape", ()))  # boxes are a dict
+            if shape and None not in (count, shape[0]) and count != shape[0]:
+                raise ValueError(
+                    f"{type(self).__name__}: `{name}` must be one for each of the {count} images. "
+                    f"Received: shape {shape}"
+                )
 
     def _one_hot(self, xp, labels):
         if self.num_classes is None:

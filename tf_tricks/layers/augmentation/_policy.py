@@ -27,6 +27,7 @@ class Policy(AugmentationLayer):
         interpolation, fill_mode, fill_value, bounding_box_format: as in `GeometricAugmentation`.
     """
 
+    moves_pixels = True
     widens = True
     by_image = True  # so that what a turn of the loop writes is finished: a quarter of the memory, for bytes
 
@@ -108,8 +109,10 @@ class Policy(AugmentationLayer):
 
     def transform(self, xp, images, parameters):
         if images.shape[-1] not in (1, 3):
+            number = images.shape[-1] or "an unknown number of"
+            hint = "" if images.shape[-1] else "; call the tensor's `set_shape` first"
             raise ValueError(
-                f"{type(self).__name__}: images must have 1 or 3 channels. Received: {images.shape[-1]} channels"
+                f"{type(self).__name__}: images must have 1 or 3 channels. Received: {number} channels{hint}"
             )
         if self.num_ops == 0:
             return xp.cast(images, "float32")

@@ -13,7 +13,7 @@ def _signed(constant):
     return constant - 2**32 if constant >= 2**31 else constant
 
 
-_FIRST, _SECOND, _STREAM = (_signed(constant) for constant in (0x7FEB352D, 0x846CA68B, 0x9E3779B9))
+_FIRST, _SECOND = (_signed(constant) for constant in (0x7FEB352D, 0x846CA68B))
 
 
 def _shift_right(xp, x, count):
@@ -31,6 +31,13 @@ def scramble(xp, x):
 def unit_interval(xp, bits):
     """The upper 24 bits of an int32 as float32 in [0, 1)."""
     return xp.cast(_shift_right(xp, bits, 8), "float32") * 2.0**-24
+
+
+def fold(xp, key, number):
+    """A key of its own for each int32 `number`; that for 0 is `key` itself."""
+    if isinstance(number, int) and number == 0:
+        return key
+    return xp.bitwise_xor(key, scramble(xp, xp.convert_to_tensor(number, dtype="int32")))  # 0 is scrambled to 0
 
 
 class Draws:
@@ -82,13 +89,6 @@ class Draws:
         xp = self._xp
         span = xp.cast(high - low, "float32")
         return low + xp.cast(xp.floor(self.uniform() * span), "int32")
-
-    def normal(self, count=None):
-        """Standard normal float32, `(batch,)` or `(batch, count)`, by Box and Muller (1958)."""
-        xp = self._xp
-        radius = xp.sqrt(-2.0 * xp.log(1.0 - self.uniform(count=count or 1)))
-        values = radius * xp.cos(2.0 * math.pi * self.uniform(count=count or 1))
-        return values if count is not None else values[:, 0]
 
     def symmetric_beta(self, alpha):
         """Beta(alpha, alpha), float32 `(batch,)`, for one `alpha` > 0 or one for each image.

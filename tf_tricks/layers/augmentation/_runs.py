@@ -1,31 +1,17 @@
 """Runs of neighbours in a composition that share one pass over the pixels.
 
-A run is a stage as `AugmentationLayer.stages` describes it. A stage with the method `run` is not compiled here: it is
-given `(xp, images, others, parameters)` and returns `(images, others)`.
+A run is a stage as `AugmentationLayer.stages` describes it.
 """
 
 import functools
-import inspect
+import textwrap
 
-from tf_tricks._backend import BACKEND
 from tf_tricks.layers.augmentation import _geometry, _loops
-from tf_tricks.layers.augmentation._inputs import map_nest
-from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._warp import Warp
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation, per_image
-
-
-def plan(layers, probabilities):
-    """The runs of a list of layers."""
-    runs = []
-    for number, (layer, probability) in enumerate(zip(layers, probabilities, strict=True)):
-        member = (number, layer, probability)
-        if not (runs and runs[-1].takes(layer)):
-            runs.append(next(run for run in (WarpRun, PixelRun, Alone, Foreign) if run.can(layer))())
-        runs[-1].members.append(member)
-    return runs
+from tf_tricks.layers.augmentation.random_crop import Cropping
 
 
 class Run:
@@ -57,6 +43,14 @@ class Run:
     def mixes_images(self):
         return self._has("mixes_images")
 
+    @functools.cached_property
+    def moves_pixels(self):
+        return self._has("moves_pixels")
+
+    @functools.cached_property
+    def changes_at_rest(self):
+        return self._has("changes_at_rest")
+
     @property
     def rereads(self):
         return self.members[0][1].rereads
@@ -72,6 +66,11 @@ class Run:
         for _, layer, _ in self.members:
             size = layer.output_size(size)
         return size
+
+    def spec_of(self, name, shape, dtype):
+        for _, layer, _ in self.members:
+            shape, dtype = layer.spec_of(name, shape, dtype)
+        return shape, dtype
 
     def at_rest(self, xp, images, others):
         for _, layer, _ in self.members:
@@ -91,7 +90,10 @@ class WarpRun(Run):
     kind = GeometricAugmentation
 
     def takes(self, layer):
-        return self.can(layer) and all(layer.fills_like(member) for _, member, _ in self.members)
+        if not self.can(layer) or not all(layer.fills_like(member) for _, member, _ in self.members):
+            return False
+        # In one pass it would see what was cut off instead of what it fills in.
+        return not (layer.looks_outside and any(isinstance(member, Cropping) for _, member, _ in self.members))
 
     @functools.cached_property
     def _warp(self):
@@ -110,6 +112,11 @@ class WarpRun(Run):
             matrix = drawn if matrix is None else xp.matmul(matrix, drawn)
             size = layer.output_size(size)
         return {**(parameters if len(self.members) == 1 else {}), "matrix": matrix}
+
+    def without(self, xp, parameters, kept):
+        matrix = parameters["matrix"]
+        still = _geometry.identity(xp, matrix[:, 0, 0])  # what changes the size is never left out
+        return {**parameters, "matrix": _geometry.choose(xp, kept, matrix, still)}
 
     def transform(self, xp, images, parameters):
         if len(self.members) == 1:
@@ -135,6 +142,9 @@ class PixelRun(Run):
             parameters = layer.draw(xp, mine, size)
             drawn.append((parameters, mine.chance(probability)) if probability < 1.0 else (parameters,))
         return drawn
+
+    def without(self, xp, parameters, kept):
+        return [(drawn, xp.logical_and(kept, before[0]) if before else kept) for drawn, *before in parameters]
 
     def transform(self, xp, images, parameters):
         pixels = xp.cast(images, "float32")
@@ -169,9 +179,15 @@ class Alone(Run):
         if probability == 1.0:
             return {"drawn": drawn}
         kept = mine.child(-2).chance(probability)  # a number that no member of a composition has
-        if len(drawn) == 1 and (weakened := layer.without(xp, drawn[0], kept)) is not None:
-            return {"drawn": [weakened]}
-        return {"drawn": drawn, "kept": kept}
+        return self.without(xp, {"drawn": drawn}, kept)
+
+    def without(self, xp, parameters, kept):
+        drawn = parameters["drawn"]
+        # Labels and boxes of layers that mix images come out in another form: they cannot be chosen from what came in.
+        weakened = [stage.without(xp, mine, kept) for stage, mine in zip(self._stages, drawn, strict=True)]
+        if all(each is not None for each in weakened):
+            return {**parameters, "drawn": weakened}
+        return {**parameters, "kept": xp.logical_and(kept, parameters["kept"]) if "kept" in parameters else kept}
 
     def transform(self, xp, images, parameters):
         changed = images
@@ -191,55 +207,11 @@ class Alone(Run):
         return self.members[0][1].stages()
 
     def __str__(self):
-        return f"on its own: {super().__str__()}"
-
-
-class Foreign(Run):
-    """A layer of Keras, or the user's: run as it is, outside of what we compile, with random numbers of its own."""
-
-    def takes(self, layer):
-        return False
-
-    def draw(self, xp, draws, size):
-        ((number, _, probability),) = self.members
-        # Not an empty dict: a nest that holds no tensor is no argument of a compiled function.
-        return {"kept": draws.child(number).chance(probability)}
-
-    def run(self, xp, images, others, parameters, training=True):
-        ((_, layer, probability),) = self.members
-        first = getattr(layer, "data_format", None) == "channels_first"
-        given = xp.transpose(images, (0, 3, 1, 2)) if first else images
-        if xp is OPS and BACKEND == "torch":
-            given = given.clone()  # some layers of Keras write into what they are given
-        arguments = {"training": training} if "training" in inspect.signature(layer.call).parameters else {}
-        # Keras's augmentation layers take and give the whole dict; a layer such as `Rescaling` takes images only.
-        if others and hasattr(layer, "transform_bounding_boxes"):
-            taken = map_nest(lambda value: value, others)
-            masks = taken.get("segmentation_masks")
-            if turned := first and masks is not None and len(masks.shape) == 4:
-                taken["segmentation_masks"] = xp.transpose(masks, (0, 3, 1, 2))
-            result = dict(layer({**taken, "images": given}, **arguments))
-            changed = result.pop("images")
-            if turned:
-                result["segmentation_masks"] = xp.transpose(result["segmentation_masks"], (0, 2, 3, 1))
-        else:
-            changed, result = layer(given, **arguments), others
-        changed = xp.transpose(changed, (0, 2, 3, 1)) if first else changed
-        if probability == 1.0 or not training:
-            return changed, result
-        return choose(xp, parameters, changed, images), choose(xp, parameters, result, others)
-
-    def output_size(self, size):
-        ((_, layer, _),) = self.members
-        first = getattr(layer, "data_format", None) == "channels_first"
-        shape = layer.compute_output_shape((1, 3, *size) if first else (1, *size, 3))
-        return tuple(shape[2:4] if first else shape[1:3])
-
-    def at_rest(self, xp, images, others):
-        return self.run(xp, images, others, {}, training=False)
-
-    def __str__(self):
-        return f"as it is: {super().__str__()}"
+        layer = self.members[0][1]
+        text = f"on its own: {super().__str__()}"
+        if hasattr(layer, "summary_text"):
+            return f"{text}\n{textwrap.indent(layer.summary_text(), '    ')}"
+        return text + (f" (in {len(self._stages)} steps)" if len(self._stages) > 1 else "")
 
 
 def choose(xp, parameters, changed, otherwise):

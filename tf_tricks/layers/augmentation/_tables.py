@@ -5,12 +5,14 @@ float32 `(batch,)`; they return the same shape, within `value_range` if the pixe
 image itself: neighbours in the batch play no part.
 """
 
+from tf_tricks.layers.augmentation._colour import per_image
+
 LEVELS = 256  # what 8 bits hold; the tables count in these steps whatever the range
 
 
 def posterise(xp, pixels, amount, value_range):
     """Keep `amount` bits, 1 to 8, of each value: the rest is cut off."""
-    step = _per_image(xp, xp.exp(xp.round(8.0 - amount) * _LOG_2))
+    step = per_image(xp, xp.exp(xp.round(8.0 - amount) * _LOG_2))
     step = xp.round(step)  # `exp` is not exact, a power of two is
     kept = xp.floor(_whole_levels(xp, pixels, value_range) / step) * step
     return xp.clip(_from_levels(kept, value_range), *value_range)
@@ -19,14 +21,8 @@ def posterise(xp, pixels, amount, value_range):
 def solarise(xp, pixels, amount, value_range):
     """Invert the values from `amount` on, a share of the range: 0 inverts all, above 1 none."""
     low, high = value_range
-    threshold = _per_image(xp, amount) * (high - low) + low
+    threshold = per_image(xp, amount) * (high - low) + low
     return xp.where(pixels < threshold, pixels, (low + high) - pixels)
-
-
-def invert(xp, pixels, amount, value_range):
-    """Mirror the values in the middle of the range, to the share `amount` in [0, 1]."""
-    low, high = value_range
-    return _blend(xp, pixels, (low + high) - pixels, amount, value_range)
 
 
 def auto_contrast(xp, pixels, amount, value_range):
@@ -83,28 +79,16 @@ def sharpness(xp, pixels, amount, value_range):
         place = xp.reshape(xp.arange(size, dtype="int32"), [-1 if i == axis else 1 for i in range(4)])
         inside = xp.logical_and(inside, xp.logical_and(place > 0, place < size - 1))
     smooth = (smooth + 4.0 * pixels) * (1.0 / 13.0)
-    changed = smooth + (pixels - smooth) * _per_image(xp, amount)
+    changed = smooth + (pixels - smooth) * per_image(xp, amount)
     return xp.clip(xp.where(inside, changed, pixels), *value_range)
-
-
-def gamma(xp, pixels, amount, value_range):
-    """Raise each value, as a share of the range, to the power `amount` > 0: below 1 is brighter."""
-    low, high = value_range
-    share = xp.clip((pixels - low) * (1.0 / (high - low)), 0.0, 1.0)
-    power = xp.exp(_per_image(xp, amount) * xp.log(xp.maximum(share, 1e-30)))
-    return xp.where(share > 0.0, power, share) * (high - low) + low
 
 
 _LOG_2 = 0.6931471805599453
 
 
-def _per_image(xp, values):
-    return xp.reshape(values, (-1, 1, 1, 1))
-
-
 def _blend(xp, pixels, changed, amount, value_range):
     # Clipped, because rounding may lead out of the range by one digit.
-    return xp.clip(pixels + (changed - pixels) * _per_image(xp, amount), *value_range)
+    return xp.clip(pixels + (changed - pixels) * per_image(xp, amount), *value_range)
 
 
 def _whole_levels(xp, pixels, value_range):

@@ -3,6 +3,7 @@
 from tf_tricks.layers.augmentation import _geometry, _kernels
 from tf_tricks.layers.augmentation._boxes import warp_boxes
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._inputs import are_known, check_masks
 from tf_tricks.layers.augmentation._resample import resample
 
 
@@ -45,7 +46,7 @@ class Warp:
         interpolation = "nearest" if self.is_exact(size) else leader.interpolation
         if interpolation == "nearest" and leader.fill_mode == "constant" and leader.fill_value % 1 != 0:
             images = xp.cast(images, "float32")  # an integer would not hold what is filled in
-        return self._resample(xp, images, matrix, interpolation)
+        return self._resample(xp, images, matrix, interpolation, leader.fill_value)
 
     def others(self, xp, others, matrix, size):
         """What belongs to images of `size` (height, width): a dict with keys of `_inputs.KEYS`.
@@ -78,24 +79,21 @@ class Warp:
 
     def _warp_all_masks(self, xp, masks, matrix, size):
         shape = tuple(masks.shape)
+        check_masks(self._name, shape, size)
         if len(shape) == 3:
-            return self._warp_all_masks(xp, masks[..., None], matrix, size)[..., 0]
-        if len(shape) == 4 and shape[1:3] == size or None in (*shape, *size):
-            return self._masks(xp, masks, matrix)
-        if len(shape) == 4 and shape[2:] == size:  # channels first
+            return self._masks(xp, masks[..., None], matrix)[..., 0]
+        if are_known(*shape[1:], *size) and shape[1:3] != size:  # channels first
             return xp.transpose(self._masks(xp, xp.transpose(masks, (0, 2, 3, 1)), matrix), (0, 3, 1, 2))
-        raise ValueError(
-            f"{self._name}: `segmentation_masks` must have shape (batch, height, width), or that with channels, of the "
-            f"size of the images, {size}. Received: shape {shape}"
-        )
+        return self._masks(xp, masks, matrix)
 
     def _warp_masks(self, xp, masks, matrix):
-        return self._resample(xp, masks, matrix, "nearest")
+        # With the background: what images are filled with is a brightness, and no class.
+        return self._resample(xp, masks, matrix, "nearest", 0.0)
 
-    def _resample(self, xp, images, matrix, interpolation):
+    def _resample(self, xp, images, matrix, interpolation, fill_value):
         leader, size = self.leader, self.output_size(tuple(xp.shape(images)[1:3]))
         projective = any(layer.projective for layer in self.layers)
-        options = {"fill_mode": leader.fill_mode, "fill_value": leader.fill_value, "projective": projective}
+        options = {"fill_mode": leader.fill_mode, "fill_value": fill_value, "projective": projective}
         return resample(xp, images, matrix, size, interpolation=interpolation, **options)
 
     # --- boxes ---------------------------------------------------------------------------------------------------

@@ -4,9 +4,12 @@ import keras
 
 from tf_tricks._checks import check_instance, check_number, check_range
 from tf_tricks.layers.augmentation import _preview
-from tf_tricks.layers.augmentation._runs import plan
+from tf_tricks.layers.augmentation._foreign import Foreign
+from tf_tricks.layers.augmentation._members import size_after
+from tf_tricks.layers.augmentation._runs import Alone, PixelRun, WarpRun
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
-from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
+
+_SIZES = ((256, 320), (320, 256))  # a crop to one of them is found out by the other
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")
@@ -14,15 +17,23 @@ class Augmentation(AugmentationLayer):
     """Run augmentation layers one after the other, neighbours fused.
 
     Neighbours that move pixels become one matrix for each image and one resampling, which is faster, and sharper, than
-    one each; neighbours that change values share a pass. The order stays. What a member draws depends on the seed and
-    on its place in the list, not on what the others draw; its own seed and dtype play no part.
+    one each; neighbours that change values share a pass. The order stays. Near the borders one resampling shows pixels
+    that a chain would have lost: what one member moved out of the image, the next may move in again. Not so after a
+    crop: a member that shows what lies outside of its image begins a new pass there, for which there is nothing beyond
+    the crop.
+
+    What a member draws depends on the seed and on its place in the list, not on what the others draw; its own seed and
+    dtype play no part.
 
     Args:
         layers: list of layers: augmentation layers of tf_tricks, another `Augmentation` among them, or layers of Keras,
-            which run as they are, in their place, and draw from seeds of their own.
+            which run as they are, in their place, and draw from seeds of their own. Keras's augmentation layers are
+            given the whole dict, but move no keypoints; any other layer is given images only, of which it must not move
+            the pixels if masks, boxes or keypoints belong to them.
         probability: float in [0, 1], or a list of one for each member: how often an image gets it. A member that
             changes the size of the images needs 1.
-        value_range: None or (low, high), the range of the pixels: that of all members. None: theirs.
+        value_range: None or (low, high), the range of the pixels. It changes nothing for the members, which have ranges
+            of their own, but is compared with them, so that one that was forgotten is found. None: theirs.
         seed: None or int, for the members that are ours.
         data_format: None (Keras's setting), "channels_last" or "channels_first".
         dtype: None, a dtype or a policy, that of the images that come out. "uint8" rounds and clips, once, at the end.
@@ -31,7 +42,8 @@ class Augmentation(AugmentationLayer):
     Raises:
         TypeError: a member is no layer, or `probability` is no number.
         ValueError: there are no members, `probability` lies outside [0, 1] or is a list of another length, or the value
-            ranges differ.
+            ranges differ; or, in a call, masks, boxes or keypoints would not follow the pixels through a layer of
+            Keras.
     Reference:
         Wolberg (1990), Digital Image Warping, chapter 3: a chain of affine maps is an affine map.
     Example:
@@ -46,11 +58,12 @@ class Augmentation(AugmentationLayer):
     def __init__(self, layers, probability=1.0, value_range=None, seed=None, data_format=None, **kwargs):
         members = _check_members(layers)
         super().__init__(value_range=_common_range(members, value_range), seed=seed, data_format=data_format, **kwargs)
+        self.range_matters = value_range is not None or bool(_with_range(members))
         self.layers = members
         self._given_range = None if value_range is None else self.value_range
         probabilities = _check_probabilities(probability, members)
         self.probability = probabilities if isinstance(probability, list | tuple) else probabilities[0]
-        self._stages = plan(self.layers, probabilities)
+        self._stages = _runs(self.layers, probabilities)
 
     def stages(self):
         return list(self._stages)
@@ -66,9 +79,8 @@ class Augmentation(AugmentationLayer):
         return images, others
 
     def spec_of(self, name, shape, dtype):
-        for layer in self.layers:
-            if isinstance(layer, AugmentationLayer):
-                shape, dtype = layer.spec_of(name, shape, dtype)
+        for stage in self._stages:
+            shape, dtype = stage.spec_of(name, shape, dtype)
         return shape, dtype
 
     def summary(self):
@@ -89,9 +101,11 @@ class Augmentation(AugmentationLayer):
             columns: int >= 1, how many images to show, from the first.
             names: None or list of str, the classes that integer labels stand for.
         Returns:
-            A `matplotlib.figure.Figure`: a column for each image, the original on top.
+            A `matplotlib.figure.Figure`: a column for each image, the original on top. Values are shown within
+            `value_range`, or, if no member has one that matters, within [0, 1], [0, 255] or the range that they have.
         Raises:
             ImportError: matplotlib is not there.
+            ValueError: `images` is no batch, or an empty one, or there are boxes and no member knows their format.
         """
         return _preview.preview(self, images, columns, names)
 
@@ -139,7 +153,7 @@ def _check_probabilities(probability, members):
     if len(named) == 1 and not isinstance(probability, list | tuple):
         checked *= len(members)
     for layer, each in zip(members, checked, strict=True):
-        if each < 1.0 and isinstance(layer, AugmentationLayer) and layer.output_size((31, 37)) != (31, 37):
+        if each < 1.0 and any(size_after(layer, size) != size for size in _SIZES):
             raise ValueError(
                 f"`probability` must be 1 for {type(layer).__name__}, which changes the size of the images. "
                 f"Received: probability={probability!r}"
@@ -149,13 +163,26 @@ def _check_probabilities(probability, members):
 
 def _common_range(members, value_range):
     """The value range of all members, or the one given."""
-    # Where an image shows a pixel does not depend on the range of its values.
-    ours = [m for m in members if isinstance(m, AugmentationLayer) and m.range_matters]
-    ours = [m for m in ours if not isinstance(m, GeometricAugmentation)]
-    ranges = [(type(layer).__name__, layer.value_range) for layer in ours]
+    ranges = [(type(layer).__name__, layer.value_range) for layer in _with_range(members)]
     if value_range is not None:
         ranges.insert(0, ("the composition", check_range("value_range", value_range)))
     if len({each for _, each in ranges}) > 1:
         listed = ", ".join(f"{name}: {each}" for name, each in ranges)
         raise ValueError(f"`value_range` must be the same for all layers. Received: {listed}")
     return ranges[0][1] if ranges else (0, 255)
+
+
+def _with_range(members):
+    """Those whose result depends on their `value_range`."""
+    return [member for member in members if isinstance(member, AugmentationLayer) and member.range_matters]
+
+
+def _runs(layers, probabilities):
+    """The runs of a list of layers."""
+    runs = []
+    for number, (layer, probability) in enumerate(zip(layers, probabilities, strict=True)):
+        member = (number, layer, probability)
+        if not (runs and runs[-1].takes(layer)):
+            runs.append(next(run for run in (WarpRun, PixelRun, Alone, Foreign) if run.can(layer))())
+        runs[-1].members.append(member)
+    return runs

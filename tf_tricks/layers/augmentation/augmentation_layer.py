@@ -4,12 +4,23 @@ import functools
 import zlib
 
 import keras
+import numpy as np
 
+from tf_tricks._backend import BACKEND, tf, torch
 from tf_tricks._checks import check_integer, check_one_of, check_optional, check_range
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation import _loops, _random
 from tf_tricks.layers.augmentation._compiled import Compiled, apart
-from tf_tricks.layers.augmentation._inputs import are_masks_first, dtype_of_box_labels, is_ragged, pack, unpack
+from tf_tricks.layers.augmentation._inputs import (
+    are_masks_first,
+    check_masks,
+    check_training,
+    dtype_of_box_labels,
+    is_ragged,
+    pack,
+    take_apart,
+    unpack,
+)
 from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
 
 
@@ -17,16 +28,27 @@ class AugmentationLayer(keras.layers.Layer):
     """Change each image of a batch in a random way of its own, while training.
 
     A subclass draws its parameters in `draw` and uses them in `transform`, which XLA compiles, `transform_others` too.
+    Of a dict, keys that are not `_inputs.KEYS` are handed on as they are; layers that mix images refuse them.
+
+    To change an attribute of a layer that was called has no effect where it is compiled: make a new layer.
+
+    With a seed the numbers are the same in each run, in `Dataset.map` without `num_parallel_calls` only: with it the
+    calls take their numbers in an order that changes, and with the TensorFlow backend now and then two take the same.
+    The replicas of `tf.distribute` and, on Torch, the worker processes of a `DataLoader` draw numbers of their own;
+    other processes that each have a copy of the layer draw the same ones, so give each copy another seed.
 
     Args:
         value_range: (low, high), the range of the pixels.
         seed: None or int in [0, 2**31). The same seed gives the same numbers on every backend; layers of different
             classes draw different ones from it.
         data_format: None (Keras's setting), "channels_last" or "channels_first".
-        dtype: None, a dtype or a policy: that of the images that come out. "uint8" rounds and clips.
+        dtype: None, a dtype or a policy: that of the images that come out. One of integers, such as "uint8", rounds and
+            clips; it needs a `value_range` of more than three integers.
     """
 
     range_matters = True  # does `value_range` change the result?
+    moves_pixels = False  # then boxes and keypoints move too, in float32
+    changes_at_rest = False  # does `at_rest` change the images?
 
     # How the pass runs, where XLA compiles it for a CPU; see `_loops`.
     by_image = False  # faster image by image also where the layer is alone; several stages always are
@@ -41,6 +63,11 @@ class AugmentationLayer(keras.layers.Layer):
         self.seed = check_optional(check_integer, "seed", seed, 0)
         if self.seed is not None and self.seed >= 2**31:  # the state of the generator is an int32 on Torch
             raise ValueError(f"`seed` must be an int in [0, 2**31). Received: seed={seed!r}")
+        if "int" in self.compute_dtype and self.value_range[1] - self.value_range[0] <= 2:
+            raise ValueError(
+                "`dtype` must be a float one where the range of the values holds three integers or less: the rest "
+                f"would be rounded away. Received: dtype={self.compute_dtype!r}, value_range={value_range!r}"
+            )
         self.data_format = check_one_of(
             "data_format", data_format or keras.config.image_data_format(), ("channels_last", "channels_first")
         )
@@ -77,7 +104,7 @@ class AugmentationLayer(keras.layers.Layer):
         return size
 
     def stages(self):
-        """What runs one after the other, each with a pass of its own: objects with the four methods above."""
+        """What runs one after the other, each with a pass of its own: objects with the methods above, and the next."""
         return [self]
 
     def without(self, xp, parameters, kept):
@@ -90,19 +117,32 @@ class AugmentationLayer(keras.layers.Layer):
     # --- call ----------------------------------------------------------------------------------------------------
 
     def __call__(self, data, *args, **kwargs):
-        images = data["images"] if isinstance(data, dict) and "images" in data else data
+        tf = tensorflow()
+        if tf is None or tf.executing_eagerly():
+            return self._call_with(data, *args, **kwargs)
+        # `Dataset.map` would have autograph rewrite all that a layer calls.
+        return tf.autograph.experimental.do_not_convert(self._call_with)(data, *args, **kwargs)
+
+    def _call_with(self, data, *args, **kwargs):
+        rest = {}
+        if isinstance(kwargs.get("training"), np.bool_):  # of which Keras makes a tensor
+            kwargs["training"] = bool(kwargs["training"])
+        if isinstance(data, dict):
+            data, rest = take_apart(data, type(self).__name__, any(stage.mixes_images for stage in self.stages()))
+        images = data["images"] if isinstance(data, dict) else data
         if hasattr(images, "shape") and getattr(images.shape, "rank", 0) is None:  # Keras fails on such a tensor
             raise ValueError(
                 f"{type(self).__name__}: images must have rank 3 or 4. Received: a tensor of unknown rank; call its "
                 "`set_shape` first"
             )
-        if namespace_of(images) is not OPS:
-            # `Dataset.map` would have autograph rewrite all that a layer calls.
-            return tensorflow().autograph.experimental.do_not_convert(self.call)(data, *args, **kwargs)
-        return super().__call__(data, *args, **kwargs)
+        # Keras can do nothing with a tensor of TensorFlow on another backend.
+        call = super().__call__ if namespace_of(images) is OPS else self.call
+        result = call(data, *args, **kwargs)
+        return {**rest, **result} if rest else result
 
     def call(self, data, training=True):
-        images = data["images"] if isinstance(data, dict) and "images" in data else data
+        check_training(type(self).__name__, training)
+        images = data["images"] if isinstance(data, dict) else data
         if is_ragged(images):
             return self.call_ragged(data, training)
         xp = namespace_of(images)
@@ -141,8 +181,12 @@ class AugmentationLayer(keras.layers.Layer):
         return images, others
 
     def _unchanged(self, xp, images, others):
-        if type(self).at_rest is AugmentationLayer.at_rest:
-            return self._finish(xp, images), others  # whatever the order of the axes
+        stages = self.stages()
+        if "segmentation_masks" in others and any(stage.moves_pixels for stage in stages):
+            shape = tuple(others["segmentation_masks"].shape)
+            check_masks(type(self).__name__, shape, tuple(self._size_of(xp, images)))
+        if not any(stage.changes_at_rest for stage in stages):  # then the order of the axes plays no part
+            return self._finish(xp, images), self.at_rest(xp, images, others)[1]
         images, others = self.at_rest(xp, self._channels_last(xp, images), others)
         return self._as_given(xp, self._finish(xp, images)), others
 
@@ -233,20 +277,22 @@ class AugmentationLayer(keras.layers.Layer):
         kind = keras.backend.standardize_dtype(images.dtype)
         if kind == self.compute_dtype:
             return images
-        if self.compute_dtype == "uint8":
-            images = xp.clip(xp.round(xp.cast(images, "float32")), 0.0, 255.0)
+        if "int" in self.compute_dtype and not ("int" in kind and np.can_cast(kind, self.compute_dtype)):
+            images = xp.clip(xp.round(xp.cast(images, "float32")), *_limits(self.compute_dtype))
         return xp.cast(images, self.compute_dtype)
 
     def _key(self, xp):
         """int32 `(2,)`: the seed, and how often the layer was called."""
         if xp is OPS:
-            return keras.ops.cast(self._generator.next(), "int32")
+            return _random.fold(xp, keras.ops.cast(self._generator.next(), "int32"), _number_of_copy())
         tf = tensorflow()
         if self._counter is None:
             with tf.init_scope():
-                self._counter = tf.Variable(0, dtype=tf.int32, trainable=False)
+                self._counter = tf.Variable(0, dtype=tf.int64, trainable=False)
         state = keras.ops.convert_to_numpy(self._generator.state).astype("int64")
-        return tf.stack([tf.constant(int(state[0]) & 0x7FFFFFFF, tf.int32), self._counter.assign_add(1) - 1])
+        # Reads and adds as one: of two calls at a time `assign_add` may give both the same number.
+        count = tf.raw_ops.ResourceCountUpTo(resource=self._counter.handle, limit=2**63 - 1, T=tf.int64)
+        return tf.stack([tf.constant(int(state[0]) & 0x7FFFFFFF, tf.int32), tf.cast(count, tf.int32)])
 
     # --- Keras ---------------------------------------------------------------------------------------------------
 
@@ -254,14 +300,15 @@ class AugmentationLayer(keras.layers.Layer):
         pass  # no weights
 
     def compute_output_spec(self, data, training=True):
+        check_training(type(self).__name__, training)
+
         def spec(name, value):
             if isinstance(value, dict):
                 return {key: spec(f"{name}/{key}", each) for key, each in value.items()}
-            if name == "bounding_boxes/labels":
-                return keras.KerasTensor(value.shape, dtype_of_box_labels(value.dtype))
             if name == "images":
                 return keras.KerasTensor(self.compute_output_shape(value.shape), dtype=self.compute_dtype)
-            return keras.KerasTensor(*self.spec_beside(data["images"].shape, name, tuple(value.shape), value.dtype))
+            dtype = dtype_of_box_labels(value.dtype) if name == "bounding_boxes/labels" else value.dtype
+            return keras.KerasTensor(*self.spec_beside(data["images"].shape, name, tuple(value.shape), dtype))
 
         if isinstance(data, dict):
             return {name: spec(name, each) for name, each in data.items()}
@@ -275,9 +322,14 @@ class AugmentationLayer(keras.layers.Layer):
         return (shape[0], shape[3], *shape[1:3]), dtype
 
     def spec_of(self, name, shape, dtype):
-        """(shape, dtype) of what comes out for what goes in under a key of `_inputs.KEYS` other than "images"."""
+        """(shape, dtype) of what comes out, while training, for what goes in under a key other than "images".
+
+        The names are those of `_inputs.KEYS`, and "bounding_boxes/boxes", "bounding_boxes/labels" and the like.
+        """
         if name == "segmentation_masks" and len(shape) in (3, 4):
             shape = (shape[0], *self.output_size(shape[1:3]), *shape[3:])
+        if name in ("bounding_boxes/boxes", "keypoints") and self.moves_pixels:
+            dtype = "float32"
         return shape, dtype
 
     def compute_output_shape(self, input_shape):
@@ -295,3 +347,19 @@ class AugmentationLayer(keras.layers.Layer):
             "seed": self.seed,
             "data_format": self.data_format,
         }
+
+
+def _limits(dtype):
+    """The least and the greatest float32 that an integer dtype holds."""
+    limits = np.iinfo(dtype)
+    greatest = np.float32(limits.max)  # of 32 bits and more it is rounded up
+    return float(limits.min), float(greatest if int(greatest) <= limits.max else np.nextafter(greatest, np.float32(0)))
+
+
+def _number_of_copy():
+    """An int32 that tells apart the copies of a layer that draw at the same time; 0 for the first, or the only one."""
+    if BACKEND == "tensorflow":
+        replica = tf.distribute.get_replica_context()
+        return 0 if replica is None else replica.replica_id_in_sync_group
+    worker = torch.utils.data.get_worker_info() if BACKEND == "torch" else None
+    return 0 if worker is None else (worker.seed ^ worker.seed >> 31) & 0x7FFFFFFF  # another one in each epoch

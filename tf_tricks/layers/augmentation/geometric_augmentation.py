@@ -15,7 +15,7 @@ class GeometricAugmentation(AugmentationLayer):
         fill_mode: what shows where nothing was: "reflect" (d c b a | a b c d | d c b a), "wrap"
             (a b c d | a b c d | a b c d), "constant" (k k k k | a b c d | k k k k) or "nearest"
             (a a a a | a b c d | d d d d).
-        fill_value: number, k of "constant".
+        fill_value: number, k of "constant". Masks are filled with 0, the background.
         interpolation: "bilinear" or "nearest".
         bounding_box_format: None, or the format of `bounding_boxes`, as in Keras: "xyxy", "yxyx", "xywh",
             "center_xywh", "center_yxhw", "rel_xyxy", "rel_yxyx", "rel_xywh" or "rel_center_xywh".
@@ -23,6 +23,9 @@ class GeometricAugmentation(AugmentationLayer):
             label -1, as Keras marks boxes that are not there.
         value_range, seed, data_format, dtype: as in `AugmentationLayer`.
     """
+
+    range_matters = False  # where an image shows a pixel does not depend on the range of its values
+    moves_pixels = True
 
     projective = False  # does the last row of `matrix` differ from (0, 0, 1)?
     exact = False  # does each output pixel show one input pixel, or none? See `is_exact`.
@@ -77,11 +80,11 @@ class GeometricAugmentation(AugmentationLayer):
         return self.exact or other.exact or all(getattr(self, name) == getattr(other, name) for name in names)
 
     def get_config(self):
-        outside = {"fill_mode": self.fill_mode, "fill_value": self.fill_value} if self.looks_outside else {}
         return {
             **super().get_config(),
-            **outside,
-            **({} if self.exact else {"interpolation": self.interpolation}),
+            "fill_mode": self.fill_mode,
+            "fill_value": self.fill_value,
+            "interpolation": self.interpolation,
             "bounding_box_format": self.bounding_box_format,
             "min_visibility": self.min_visibility,
         }

@@ -20,15 +20,17 @@ class MixUp(MixingAugmentation):
         seed: None or int.
         num_classes: None or int >= 2. None: the labels are one-hot, or numbers that may be averaged; an int: integer
             labels `(batch,)` or `(batch, 1)` come out one-hot, `(batch, num_classes)`, also with `training=False`.
-        bounding_box_format: None or any format of Keras: the partner's boxes are appended as they are.
+        bounding_box_format: None or any format of Keras: the partner's boxes are appended as they are. Where nothing of
+            the partner is to be seen they get no extent and the label -1.
         dtype: None, a dtype or a policy, that of the images that come out. "uint8" rounds.
     Shape:
         `(batch, height, width, channels)`, or without `batch` (nothing to mix with: the same image), or a dict with
         `images` and `labels`, `sample_weights`, `segmentation_masks`, `bounding_boxes` -> the same; `n` boxes become
-        `2 n`.
+        `2 n`, also with `training=False`.
     Raises:
-        TypeError, ValueError: an argument is out of range; integer labels without `num_classes`, masks of class
-            numbers (which have no mean: give one-hot ones as floats) or keypoints are passed.
+        TypeError, ValueError: an argument is out of range; integer labels without `num_classes`, more or fewer labels
+            than images, masks of class numbers (which have no mean: give one-hot ones as floats) or keypoints are
+            passed.
     Reference:
         Zhang, Cisse, Dauphin and Lopez-Paz (2018), mixup: Beyond Empirical Risk Minimization, section 2,
         arXiv:1710.09412. Boxes: Zhang et al. (2019), arXiv:1902.04103.
@@ -64,7 +66,36 @@ class MixUp(MixingAugmentation):
         return blend(xp, masks, partners, parameters["weight"])
 
     def mix_boxes(self, xp, boxes, partners, parameters):
-        return {key: xp.concatenate([each, partners[key]], axis=1) for key, each in boxes.items()}
+        order, weight = parameters["order"], parameters["weight"]
+        alone = xp.logical_or(weight >= 1.0, xp.equal(order, xp.arange(xp.shape(order)[0], dtype="int32")))
+        mixed = {}
+        for name, mine in boxes.items():
+            its = xp.where(_beside(xp, alone, mine), _no_boxes(xp, name, mine), partners[name])
+            mixed[name] = xp.concatenate([mine, its], axis=1)
+        return mixed
+
+    def at_rest(self, xp, images, others):
+        images, others = super().at_rest(xp, images, others)
+        if "bounding_boxes" in others:
+            boxes = others["bounding_boxes"].items()
+            twice = {name: xp.concatenate([each, _no_boxes(xp, name, each)], axis=1) for name, each in boxes}
+            others = {**others, "bounding_boxes": twice}
+        return images, others
+
+    def spec_of(self, name, shape, dtype):
+        shape, dtype = super().spec_of(name, shape, dtype)
+        if name.startswith("bounding_boxes/") and len(shape) > 1 and shape[1] is not None:
+            shape = (shape[0], 2 * shape[1], *shape[2:])
+        return shape, dtype
 
     def get_config(self):
         return {**super().get_config(), "alpha": self.alpha}
+
+
+def _no_boxes(xp, name, values):
+    """As many rows of a dict of boxes that are no boxes: no extent, and the label -1."""
+    return -xp.ones_like(values) if name == "labels" else xp.zeros_like(values)
+
+
+def _beside(xp, per_image, values):
+    return xp.reshape(per_image, [-1] + [1] * (len(values.shape) - 1))

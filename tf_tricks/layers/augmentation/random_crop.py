@@ -19,6 +19,7 @@ class Cropping(GeometricAugmentation):
     """
 
     looks_outside = False
+    changes_at_rest = True
 
     def __init__(self, height, width, **kwargs):
         # Half a pixel beyond the edge, where a window is enlarged, lies what is at the edge.
@@ -62,18 +63,9 @@ class Cropping(GeometricAugmentation):
             values = map_nest(lambda value: value.to_tensor() if is_ragged(value) else value, values)
             return self(values, training=training)
 
-        def spec(name, value):
-            if isinstance(value, dict):
-                return {key: spec(key, each) for key, each in value.items()}
-            shape, dtype = tuple(value.shape), "float32" if name in ("boxes", "keypoints") else value.dtype
-            if name == "images":
-                shape, dtype = self.compute_output_shape(shape), self.compute_dtype
-            else:
-                shape, dtype = self.spec_beside(nest["images"].shape, name, shape, dtype)
-            return tf.TensorSpec(shape[1:], dtype)
-
+        spec = map_nest(lambda each: tf.TensorSpec(each.shape[1:], each.dtype), self.compute_output_spec(nest))
         # One after the other, so that each image takes the next number of the generator.
-        result = tf.map_fn(one, nest, fn_output_signature=spec("", nest), parallel_iterations=1)
+        result = tf.map_fn(one, nest, fn_output_signature=spec, parallel_iterations=1)
         return result if is_dict else result["images"]
 
     def get_config(self):

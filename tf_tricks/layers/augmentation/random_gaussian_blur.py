@@ -108,7 +108,7 @@ class RandomGaussianBlur(AugmentationLayer):
 class _Direction:
     """The pass along one axis. Both draw the same numbers."""
 
-    by_image, widens, mixes_images = False, True, False
+    by_image, widens, mixes_images, moves_pixels, changes_at_rest = False, True, False, False, False
     rereads = True  # one pixel is in the sums of several
 
     def __init__(self, layer, axis):
@@ -116,6 +116,9 @@ class _Direction:
 
     def draw(self, xp, draws, size):
         return self._layer.draw(xp, draws.child(0), size)
+
+    def without(self, xp, parameters, kept):
+        return None
 
     def transform(self, xp, images, parameters):
         pixels = smooth(xp, xp.cast(images, "float32"), parameters["weights"][self._axis - 1], self._axis)

@@ -33,6 +33,8 @@ class RandomGrayscale(PixelAugmentation):
         [58.7, 58.7, 58.7]
     """
 
+    range_matters = False
+
     def __init__(self, factor=0.5, data_format=None, seed=None, **kwargs):
         super().__init__(data_format=data_format, seed=seed, **kwargs)
         self.factor = check_number("factor", factor, above=0.0, below=1.0, closed="[]")

@@ -1,9 +1,12 @@
 """Any data that a user may give to `adapt`, as NumPy batches of its features, one at a time."""
 
+import itertools
 import time
 
 import keras
 import numpy as np
+
+from tf_tricks.layers._in_tensorflow import tensorflow
 
 BLOCK = 1 << 22  # values of an array that are looked at together: 16 MiB of float32
 ROWS = 1024  # rows of an unbatched tf.data.Dataset that are looked at together
@@ -25,9 +28,9 @@ def batches_of(data, steps=None):
     An array is cut into views of its rows, so nothing of it is copied here.
 
     Raises:
-        TypeError: `data` is nothing of the kind.
+        TypeError: `data` is nothing of the kind, or a tuple of arrays: they may be `x` and `y`.
         ValueError: an array has no batch axis; `steps` is missing for data without an end, or given for a dict of
-            arrays.
+            arrays; a batch is ragged.
     """
     if steps is None and _has_no_end(data):
         raise ValueError("`steps` must be given, because `data` has no end. Received: steps=None")
@@ -35,23 +38,32 @@ def batches_of(data, steps=None):
         if steps is not None:
             raise ValueError(f"`steps` must be None for a dict of arrays. Received: steps={steps!r}")
         for name, column in data.items():
-            for block in _blocks(column if is_array(column) else np.asarray(column)):
+            for block in _blocks(column if is_array(column) else to_numpy(column)):
                 yield {name: block}
-    elif is_array(data):
+    elif hasattr(data, "as_numpy_iterator"):
+        yield from map(_features, _batched(data, steps).as_numpy_iterator())
+    else:
+        yield from itertools.islice(_python_batches(data), steps)
+
+
+def _python_batches(data):
+    """The same for data that is neither a dict of arrays nor a tf.data.Dataset."""
+    if is_array(data):
         yield from _blocks(data)
     elif isinstance(data, list | tuple) and not any(_holds_arrays(each) for each in data):
-        yield from _blocks(np.asarray(data))
+        yield from _blocks(to_numpy(data))
+    elif isinstance(data, tuple):
+        raise TypeError(
+            "`data` must not be a tuple of arrays: give x alone, or a list of batches. "
+            f"Received: a tuple of {len(data)} entries"
+        )
     elif isinstance(data, keras.utils.PyDataset):
         position = 0
         while data.num_batches is None or position < data.num_batches:
             yield _features(data[position])
             position += 1
-    elif hasattr(data, "as_numpy_iterator"):
-        for batch in _batched(data, steps).as_numpy_iterator():
-            yield _features(batch)
     elif hasattr(data, "__iter__"):
-        for batch in data:
-            yield _features(batch)
+        yield from map(_features, data)
     else:
         raise TypeError(f"`data` must be {ACCEPTED}. Received: data={data!r}")
 
@@ -87,9 +99,14 @@ def is_array(x):
 
 
 def to_numpy(x):
-    """`x` as a NumPy array of a dtype that NumPy itself knows; a masked array stays one."""
-    x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else np.asanyarray(x)
-    return x.astype("float32") if x.dtype.kind == "V" else x  # bfloat16 and the like
+    """`x` as a NumPy array of a dtype that NumPy itself knows, or bfloat16; a masked array stays one."""
+    try:
+        x = keras.ops.convert_to_numpy(x) if keras.ops.is_tensor(x) else np.asanyarray(x)
+    except ValueError as error:
+        raise ValueError(f"`data` must hold arrays of one shape and of numbers. NumPy says: {error}") from None
+    if x.dtype.kind == "V" and x.dtype.name != "bfloat16":  # float8 and the like; the statistics know bfloat16
+        return x.astype("float32")
+    return x
 
 
 def _has_no_end(data):
@@ -154,13 +171,18 @@ def _batched(dataset, steps):
     spec = dataset.element_spec
     if isinstance(spec, tuple):
         raise _several_inputs(spec)
+    specs = list(spec.values()) if isinstance(spec, dict) else [spec]
+    if not all(isinstance(each, tensorflow().TensorSpec) for each in specs):
+        raise TypeError(f"`data` must hold dense tensors, neither ragged nor sparse ones. Received: data of {spec}")
     single = _single(spec)
     if single:
         dataset = dataset.batch(ROWS)
     if steps is not None:
         dataset = dataset.take(steps)
-    shapes = [each.shape for each in (spec.values() if isinstance(spec, dict) else [spec])]
+    shapes = [each.shape for each in specs]
     if single or any(shape.rank is None or None in shape[1:] for shape in shapes):
         return dataset  # batches of several shapes cannot be joined
-    values = sum(int(np.prod(shape[1:])) for shape in shapes)
-    return dataset.rebatch(max(1, JOINED // max(1, values)))
+    rows = JOINED // max(1, sum(int(np.prod(shape[1:])) for shape in shapes))
+    # It would cut longer batches, and cutting wide ones copies more than it saves.
+    is_shorter = rows >= ROWS if shapes[0][0] is None else shapes[0][0] < rows
+    return dataset.rebatch(rows) if is_shorter else dataset

@@ -6,6 +6,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from tf_tricks._checks import check_numbers
+
+LOW_BITS = (1 << 12) - 1  # of an integer that float32 has no room for
+
 
 class Split(NamedTuple):
     """A float64 number as the sum of two float32 numbers, so that it can be taken off a float32 number exactly.
@@ -17,10 +21,18 @@ class Split(NamedTuple):
     low: object
 
     def subtracted_from(self, x):
+        if isinstance(x, Split):  # numbers that float32 does not know either: the large parts go first
+            return (x.high - self.high) + (x.low - self.low)
         return (x - self.high) - self.low
 
     def added_to(self, x):
         return (x + self.low) + self.high
+
+
+def split_integers(x):
+    """A tensor of integers as a `Split` of float32, exact up to 36 bits."""
+    low = keras.ops.bitwise_and(x, keras.ops.convert_to_tensor(LOW_BITS, x.dtype))
+    return Split(keras.ops.cast(x - low, "float32"), keras.ops.cast(low, "float32"))
 
 
 def split(value):
@@ -53,14 +65,7 @@ def reciprocal(xp, x):
 
 def check_constant(name, value, axis, minimum=-np.inf, above=-np.inf):
     """Return a number, or a list of numbers for the features, as a float64 array of values >= minimum and > above."""
-    try:
-        array = np.asarray(value, "float64")
-        # NumPy makes numbers of "3" and of True.
-        is_number = array.size > 0 and np.asarray(value).dtype.kind not in "bSU"
-    except (TypeError, ValueError):
-        is_number = False
-    if not is_number:
-        raise TypeError(f"`{name}` must be a number or an array of numbers. Received: {name}={value!r}")
+    array = check_numbers(name, value, "a number or an array of numbers")
     if not (np.isfinite(array) & (array >= minimum) & (array > above)).all():
         limits = [f"{sign} {limit:g}" for sign, limit in ((">=", minimum), (">", above)) if limit > -np.inf]
         raise ValueError(f"`{name}` must be {' and '.join(['finite', *limits])}. Received: {name}={value!r}")

@@ -1,12 +1,14 @@
 """A layer that applies constants to its inputs: its weights, dicts of features, and where the arithmetic runs."""
 
+import inspect
+
 import keras
 import numpy as np
 
 from tf_tricks._checks import check_axis
-from tf_tricks.layers.scaling._constants import Split, check_float32, split, value_outside_of_tracing
+from tf_tricks.layers.scaling._constants import Split, check_float32, split, split_integers, value_outside_of_tracing
 from tf_tricks.layers.scaling._features import kept_axes
-from tf_tricks.layers.scaling._namespaces import NUMPY, OPS, namespace_of, working_dtype
+from tf_tricks.layers.scaling._namespaces import NUMPY, OPS, WIDE, namespace_of, working_dtype
 
 
 class ConstantsLayer(keras.layers.Layer):
@@ -19,6 +21,8 @@ class ConstantsLayer(keras.layers.Layer):
     Args:
         axis: int, tuple of int or None, the axes that keep constants of their own for each index; None: one for all.
     """
+
+    subtracts_first = False  # does `scale_values` take a constant off `x`, and do nothing else with it?
 
     def __init__(self, axis=-1, **kwargs):
         super().__init__(**kwargs)
@@ -47,6 +51,8 @@ class ConstantsLayer(keras.layers.Layer):
 
     def scale_values(self, xp, x, constants):
         """The output for `x`, a float32 or float64 tensor of the namespace `xp`.
+
+        Where the layer `subtracts_first`, integers that float32 has no room for come as a `Split`.
 
         `constants` is a dict of `Split`. Constants of shape `(features,)` come in a shape that broadcasts against `x`.
         """
@@ -178,21 +184,26 @@ class ConstantsLayer(keras.layers.Layer):
             if any(namespace_of(each) is not OPS for each in inputs.values()):
                 if not self.built:
                     self.build({name: tuple(each.shape) for name, each in inputs.items()})
-                return self.call(inputs)
+                return self._call_directly(inputs, *args, **kwargs)
             return super().__call__(inputs, *args, **kwargs)
         if not hasattr(inputs, "shape"):
             inputs = np.asarray(inputs)
         if namespace_of(inputs) is not OPS:
             if not self.built:
                 self.build(tuple(inputs.shape))
-            return self.call(inputs)
+            return self._call_directly(inputs, *args, **kwargs)
         return super().__call__(inputs, *args, **kwargs)
+
+    def _call_directly(self, inputs, *args, **kwargs):
+        if "training" not in inspect.signature(self.call).parameters:
+            kwargs.pop("training", None)  # as Keras does it
+        return self.call(inputs, *args, **kwargs)
 
     def call(self, inputs):
         if isinstance(inputs, dict):
             self._check_names(inputs)
             return {name: part(inputs[name]) for name, part in self._parts.items()}
-        return self._apply(self.scale_values, inputs, self._shape, self.compute_dtype)
+        return self._apply(self.scale_values, inputs, self._shape, self.compute_dtype, self.subtracts_first)
 
     def inverse(self, y):
         """Return the inputs that the layer turns into `y`; float32, or float64 where `y` is, because they are raw.
@@ -213,11 +224,12 @@ class ConstantsLayer(keras.layers.Layer):
         expected = self._shape if tuple(self.compute_output_shape(self._shape)) == self._shape else None
         return self._apply(self.unscale_values, y, expected, None)
 
-    def _apply(self, function, x, expected, dtype):
+    def _apply(self, function, x, expected, dtype, subtracts_first=False):
         if not self._is_known():
             raise ValueError(
                 f"{type(self).__name__} {self.name!r} has no statistics yet: call `adapt(data)` before the layer is "
-                "used, make it with `from_statistics`, or load weights."
+                "used, make it with `from_statistics`, or load weights. A layer that was made from the config of "
+                "another, as `clone_model` does it, has none."
             )
         if expected is not None:
             self._check_shape(x.shape)
@@ -225,8 +237,10 @@ class ConstantsLayer(keras.layers.Layer):
         if xp is OPS:
             x = keras.ops.convert_to_tensor(x)
         working = working_dtype(x, xp)
+        is_wide = xp is OPS and working == "float32" and keras.backend.standardize_dtype(x.dtype) in WIDE
+        x = split_integers(x) if subtracts_first and is_wide else xp.cast(x, working)
         with np.errstate(all="ignore"):  # NaN and overflow are for the user to see, as on every backend
-            y = function(xp, xp.cast(x, working), self._constants(xp, working))
+            y = function(xp, x, self._constants(xp, working))
         if xp is NUMPY:
             return keras.ops.convert_to_tensor(y, dtype or keras.config.floatx())
         return xp.cast(y, dtype or working)

@@ -1,7 +1,6 @@
 """What all scaling layers share: the constants come from statistics of the training data, in one pass over it."""
 
 import copy
-import itertools
 
 import numpy as np
 
@@ -39,7 +38,8 @@ class ScalingLayer(ConstantsLayer):
     def statistics(self):
         """The `Statistics` of the last `adapt` or `from_statistics`, a dict of them for a dict of features, or None.
 
-        They are kept in memory only: a saved model holds the constants. `to_dict` turns them into JSON.
+        They are kept in memory only, also by `copy.deepcopy` and `pickle` of the layer: a saved model holds the
+        constants. `to_dict` turns them into JSON.
         """
         if self._parts:
             return {name: part.statistics for name, part in self._parts.items()}
@@ -61,9 +61,9 @@ class ScalingLayer(ConstantsLayer):
             reset: bool. True: start anew. False: go on, as if the data came behind that of the calls before.
             verbose: "auto", 0 or 1. A progress bar appears after three seconds, unless 0.
         Raises:
-            TypeError, ValueError: an argument is out of range; the data is empty, has no end and `steps` is None, holds
-                an infinite value, a tuple of several inputs, a feature without any value or another number of features
-                than before. The layer is then as it was.
+            TypeError, ValueError: an argument is out of range; the data is empty, a tuple of arrays, has no end and
+                `steps` is None, holds an infinite value, a tuple of several inputs, a ragged batch, a feature without
+                any value or another number of features than before. The layer is then as it was.
         """
         steps = check_optional(check_integer, "steps", steps, 1)
         check_bool("reset", reset)
@@ -71,8 +71,7 @@ class ScalingLayer(ConstantsLayer):
         self._refuse_if_given("adapt")
         found = {} if reset else self._statistics_so_far()
         shapes = {}
-        batches = itertools.islice(batches_of(data, steps), steps)
-        for batch in with_progress(batches, count_batches(data, steps), verbose):
+        for batch in with_progress(batches_of(data, steps), count_batches(data, steps), verbose):
             for name, columns in (batch if isinstance(batch, dict) else {_ALONE: batch}).items():
                 self._update(found, shapes, name, columns)
         if not shapes:
@@ -134,6 +133,8 @@ class ScalingLayer(ConstantsLayer):
                 f"`data` must hold the features {', '.join(self._parts)}. Received: data without {lacking}"
             )
         constants = {name: self._checked(each) for name, each in found.items()}  # nothing has changed if one raises
+        for name in found:
+            self._parts.get(name, self)._pending = ()  # of a `from_statistics` before, over other features perhaps
         if not self.built:
             shapes = {name: self._without_batch(shape) for name, shape in shapes.items()}
             self.build(shapes.get(_ALONE, shapes))
@@ -156,6 +157,8 @@ class ScalingLayer(ConstantsLayer):
             raise ValueError("`statistics` must have seen data. Received: statistics of nothing")
         for kind in self.kinds:
             empty = np.flatnonzero(np.atleast_1d(getattr(statistics, kind).count) == 0)
+            if empty.size and kind == "covariance":  # it counts rows
+                raise ValueError("`data` must have a row without missing values. Received: data without one")
             if empty.size:
                 raise ValueError(f"`data` must have a value for every feature. Received: data without one for {empty}")
         constants = self.constants_from(statistics)
@@ -167,6 +170,9 @@ class ScalingLayer(ConstantsLayer):
     def from_statistics(cls, statistics, **arguments):
         """Return a layer with the constants that `statistics` give.
 
+        They become weights when the layer is built, by its first call. Only from then on does a copy of a model around
+        it, or a file, hold them; `keras.models.clone_model` copies no weights anyway.
+
         Args:
             statistics: a `Statistics`, for instance from `tf_tricks.beam.FeatureStatistics`, with the layer's `kinds`;
                 or a dict of them, one for each feature of a dict.
@@ -177,12 +183,28 @@ class ScalingLayer(ConstantsLayer):
         """
         layer = cls(**arguments)
         layer._refuse_if_given("from_statistics")
-        if isinstance(statistics, dict) and statistics:
-            layer._make_parts(statistics)
-        for name, each in (statistics if layer._parts else {_ALONE: statistics}).items():
-            part = layer._parts.get(name, layer)
-            part._pending, part._statistics = tuple(part._checked(each).items()), copy.deepcopy(each)
+        layer._remember(copy.deepcopy(statistics))
         return layer
+
+    def _remember(self, statistics):
+        """Keep `statistics`, and the constants for weights that are not there yet."""
+        if isinstance(statistics, dict) and statistics:
+            self._make_parts(statistics)
+        for name, each in (statistics if self._parts else {_ALONE: statistics}).items():
+            part = self._parts.get(name, self)
+            if not part.built:
+                part._pending = tuple(part._checked(each).items())
+            part._statistics = each
+
+    def __reduce__(self):
+        # Keras copies and pickles by way of a file, which has room for neither.
+        return *super().__reduce__(), {"statistics": self.statistics}
+
+    def __setstate__(self, state):
+        statistics = state["statistics"]
+        known = statistics.values() if isinstance(statistics, dict) else [statistics]
+        if all(each is not None for each in known):
+            self._remember(statistics)
 
     def _refuse_if_given(self, method):
         if self._given:

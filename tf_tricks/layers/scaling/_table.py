@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# A quarter of the machine epsilon: a feature of half precision may have no more than four values side by side, such as
+# years in float16, and is not constant then. As many last bits of float32 mean nothing.
+HALF = {"float16": 2.0**-12, "bfloat16": 2.0**-9}
 LARGEST = 1e140  # in size; float64 has no room for a sum of many squares of larger ones
 
 
@@ -36,6 +39,19 @@ def as_table(batch, features):
     if table.dtype.itemsize < 4 and table.dtype.kind in "bf":
         return table.astype(np.float32)  # exact, and NumPy computes faster with it
     return table.astype(np.float64) if table.dtype.itemsize > 8 else table
+
+
+def rounding_of(batch, table):
+    """The machine epsilon of the values of `batch`, of half precision a quarter of it; 0.0 for integers.
+
+    Args:
+        batch: as `as_table` takes it.
+        table: what that returned.
+    """
+    half = HALF.get(str(getattr(batch, "dtype", "")))
+    if half is not None:
+        return half
+    return float(np.finfo(table.dtype).eps) if table.dtype.kind == "f" else 0.0
 
 
 def check_values(table):

@@ -1,6 +1,7 @@
 """Look at each feature and choose how to scale it."""
 
 import math
+import weakref
 from typing import NamedTuple
 
 import keras
@@ -17,6 +18,8 @@ SOME_ORDERS = 10  # the same: from here on, a long tail is part of the distribut
 # Both do not depend on the number of rows: the variance is finite wherever the quantile is below its limit.
 HEAVY_TAIL = 30  # 99.95 % of the distances from the median over the typical one; normal 5, exponential 14
 HEAVY_SPREAD = 10  # standard deviation over the typical distance; normal 1.5, exponential 2; outliers raise it
+FAR = 30  # standard deviations from the mean to the farthest value
+RARE = 0.01  # share of the values that are not the median; below it, rarity alone takes them far from the mean
 NARROW = 0.1  # standard deviation below which values within [-1, 1] are scaled all the same
 AT = 0.9  # where nine tenths of the values lie in a tanh
 
@@ -49,13 +52,13 @@ class Choices(tuple):
         return text_table(Choice._fields, self)
 
 
-def choose(low, high, constant, stddev, quantiles):
+def choose(low, high, constant, mean, stddev, quantiles):
     """Return (method, reason) for one feature.
 
     Args:
         low, high: floats, minimum and maximum.
         constant: bool, whether they are equal but for rounding.
-        stddev: float, standard deviation.
+        mean, stddev: floats, mean and standard deviation.
         quantiles: array (len(GRID),), its quantiles at GRID.
     """
     if constant:
@@ -66,6 +69,9 @@ def choose(low, high, constant, stddev, quantiles):
     if bounded and stddev >= NARROW:
         return "as is", "within [-1, 1]"
     sizes, distances = np.abs(quantiles), np.abs(quantiles - quantiles[len(GRID) // 2])
+    far = max(mean - low, high - mean)
+    if far > FAR * stddev > 0 and np.mean(distances > 0) < RARE:  # the rules below look at the rare values alone
+        return "tanh", f"rare: up to {far / stddev:.0f} times the stddev from the mean"
     smallest, largest = np.quantile(sizes[sizes > 0], [0.05, 0.95])
     orders = f"|x| over {math.log10(largest / smallest):.1f} orders of magnitude"
     if largest > MANY_ORDERS * smallest:
@@ -80,17 +86,15 @@ def choose(low, high, constant, stddev, quantiles):
     return "standardize", "no heavy tail"
 
 
-def choices_from(statistics, name=None):
-    """The `Choices` for all features of a `Statistics` with moments and quantiles."""
-    moments, quantiles = statistics.moments, statistics.quantiles.quantile(GRID)
-    found = []
+def choices_from(statistics, quantiles):
+    """The `Choices` for all features of a `Statistics` with moments, and with these quantiles at GRID."""
+    moments, found = statistics.moments, []
     for i in range(statistics.features):
         low, high, mean, stddev = (
             float(each[i]) for each in (moments.minimum, moments.maximum, moments.mean, moments.stddev)
         )
-        feature = str(i) if name is None else f"{name}[{i}]"
-        method, reason = choose(low, high, moments.constant[i], stddev, quantiles[:, i])
-        found.append(Choice(feature, method, reason, mean, stddev, low, high, int(moments.missing[i])))
+        method, reason = choose(low, high, moments.constant[i], mean, stddev, quantiles[:, i])
+        found.append(Choice(str(i), method, reason, mean, stddev, low, high, int(moments.missing[i])))
     return Choices(found)
 
 
@@ -114,9 +118,10 @@ class AutoScale(ScalingLayer):
     """Scale each feature as its training data suggests, and say why.
 
     `adapt` prints and returns a table. In this order: a constant feature becomes 0; a binary one and one within [-1, 1]
-    stay as they are; one over many orders of magnitude, or with a long one-sided tail, becomes the `asinh` of it over
-    its median size, standardized; one with a heavy tail otherwise becomes `tanh((x - median) / C)`, nine tenths of it
-    within +-0.9; any other one is standardized. The limits are at the top of this module.
+    stay as they are; one that is the same in nearly all rows, and far away in the others, becomes
+    `tanh((x - median) / C)`, nine tenths of those others within +-0.9; one over many orders of magnitude, or with a
+    long one-sided tail, becomes the `asinh` of it over its median size, standardized; one with a heavy tail otherwise
+    becomes such a tanh, of all rows; any other one is standardized. The limits are at the top of this module.
 
     Afterwards it is a layer like the others: files hold the choices, `inverse` undoes them (a constant feature gets its
     value back; where tanh has reached 1, inputs cannot be told apart).
@@ -139,6 +144,11 @@ class AutoScale(ScalingLayer):
     """
 
     kinds = ("moments", "quantiles")
+    subtracts_first = True
+
+    def __init__(self, axis=-1, **kwargs):
+        super().__init__(axis, **kwargs)
+        self._chosen = weakref.WeakKeyDictionary()  # from statistics to choices, for which all quantiles are read
 
     def adapt(self, data, steps=None, *, reset=True, verbose="auto"):
         """Choose for each feature, from one pass over `data`.
@@ -162,8 +172,17 @@ class AutoScale(ScalingLayer):
         if self.statistics is None:
             return None
         if not isinstance(self.statistics, dict):
-            return choices_from(self.statistics)
-        return Choices(each for name, stats in self.statistics.items() for each in choices_from(stats, name))
+            return self._choices_of(self.statistics)
+        return Choices(
+            choice._replace(feature=f"{name}[{choice.feature}]")
+            for name, statistics in self.statistics.items()
+            for choice in self._choices_of(statistics)
+        )
+
+    def _choices_of(self, statistics):
+        if statistics not in self._chosen:
+            self._chosen[statistics] = choices_from(statistics, statistics.quantiles.quantile(GRID))
+        return self._chosen[statistics]
 
     def constant_shapes(self, features):
         return dict.fromkeys(("formula", "center", "scale", "log_mean", "log_stddev"), (features,))
@@ -174,8 +193,8 @@ class AutoScale(ScalingLayer):
         log_scale = size_quantile(quantiles, zero, 0.5)
         logs = np.arcsinh(np.divide(quantiles, log_scale, out=np.zeros_like(quantiles), where=log_scale > 0))
         tanh_scale = size_quantile(quantiles, median, AT) / math.atanh(AT)
-        rows = []
-        for i, choice in enumerate(choices_from(statistics)):
+        rows, self._chosen[statistics] = [], choices_from(statistics, quantiles)
+        for i, choice in enumerate(self._chosen[statistics]):
             rows.append(
                 {
                     "zero": (LINEAR, choice.minimum, 0, 0, 1),

@@ -52,7 +52,8 @@ class MatchCheck(ScalingLayer):
     come again. The whole run is judged, and alone; under `MirroredStrategy` what the first replica saw. No step of XLA
     can call the host on TensorFlow, so the counts are in a weight until then. `predict_on_batch`, and calls of your
     own, have no end: call `check()` after them, or what they saw is judged with the next run. Inside `tf.data` nothing
-    is looked at.
+    is looked at. The model's compiled `test_function` and `predict_function` stay in a wrapper that tells of their
+    runs, until the model is compiled again.
 
     Args:
         axis: int, tuple of int or None, the axes that are compared for each index; None: all values are one feature.
@@ -118,6 +119,12 @@ class MatchCheck(ScalingLayer):
         if is_looking and 0 not in tuple(inputs.shape) and not _is_in_tf_data():
             self._look_at(inputs)
         return inputs
+
+    def inverse(self, y):
+        """Return `y`: the layer hands its inputs through."""
+        if isinstance(y, dict):
+            self._check_names(y)
+        return y
 
     def compute_output_spec(self, inputs, training=None):
         return keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)

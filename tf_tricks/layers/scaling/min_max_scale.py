@@ -42,6 +42,8 @@ class MinMaxScale(ScalingLayer):
         [-1.0, 0.0, 2.0]
     """
 
+    subtracts_first = True
+
     def __init__(self, range=(0, 1), clip=False, axis=-1, **kwargs):
         super().__init__(axis, **kwargs)
         self.range = check_range("range", range)

@@ -11,6 +11,7 @@ from tf_tricks.layers.scaling._table import (
     check_same_kind,
     check_values,
     not_finite,
+    rounding_of,
     to_array,
     to_list,
 )
@@ -118,7 +119,8 @@ class Moments(Mergeable):
         count, missing: float64 arrays (features,), how many values were there and how many were not.
         mean, minimum, maximum: float64 arrays (features,), in the unit of the feature; NaN where `count` is 0.
         m2: float64 array (features,), sum of the squared differences from `mean`.
-        rounding: float, the machine epsilon of the coarsest dtype that came; 0.0 for integers.
+        rounding: float, the machine epsilon of the coarsest dtype that came, of half precision a quarter of it; 0.0
+            for integers.
     Reference:
         Chan, Golub and LeVeque (1983), Algorithms for Computing the Sample Variance, The American Statistician
         37(3), sections 2 and 3; Welford (1962), Technometrics 4(3).
@@ -151,7 +153,7 @@ class Moments(Mergeable):
         part.features = table.shape[1]
         part.count, part.mean, part.m2, part.minimum, part.maximum = summarize(table)
         part.missing = len(table) - part.count
-        part.rounding = float(np.finfo(table.dtype).eps) if table.dtype.kind == "f" else 0.0
+        part.rounding = rounding_of(batch, table)
         return self.merge(part)
 
     def merge(self, other):

@@ -33,6 +33,7 @@ class RobustScale(ScalingLayer):
     """
 
     kinds = ("moments", "quantiles")
+    subtracts_first = True
 
     def __init__(self, quantile_range=(0.25, 0.75), axis=-1, **kwargs):
         super().__init__(axis, **kwargs)

@@ -54,6 +54,7 @@ class Standardize(ScalingLayer):
     def __init__(self, axis=-1, mean=None, variance=None, invert=False, **kwargs):
         super().__init__(axis, **kwargs)
         self.invert = check_bool("invert", invert)
+        self.subtracts_first = not invert
         self.input_mean, self.input_variance = mean, variance
         if (mean is None) != (variance is None):
             raise ValueError(

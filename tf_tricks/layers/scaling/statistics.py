@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from tf_tricks._checks import check_one_of
-from tf_tricks.layers.scaling._table import as_table, check_same_kind
+from tf_tricks.layers.scaling._table import as_table, check_same_kind, rounding_of
 from tf_tricks.layers.scaling.moments import Covariance, Moments
 from tf_tricks.layers.scaling.quantile_sketch import Quantiles
 
@@ -54,6 +54,8 @@ class Statistics:
         # In the order of `KINDS`: the first is the strictest, so that either all of them take the batch or none does.
         for kind in self.kinds:
             getattr(self, kind).update(table)
+        if self.moments is not None:  # which does not see that the table was of half precision
+            self.moments.rounding = max(self.moments.rounding, rounding_of(batch, table))
         return self
 
     def merge(self, other):

@@ -73,6 +73,7 @@ class TanhScale(ScalingLayer):
     """
 
     kinds = ("moments", "quantiles")
+    subtracts_first = True
 
     def __init__(self, C=None, quantile=0.9, at=0.9, center=False, axis=-1, **kwargs):
         super().__init__(axis, **kwargs)

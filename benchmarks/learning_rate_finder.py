@@ -1,0 +1,197 @@
+"""How steady the suggestion of `find_learning_rate` is, and how good: three tasks, five seeds, beside a grid of rates.
+
+    KERAS_BACKEND=tensorflow python benchmarks/learning_rate_finder.py --output learning_rate_finder.md
+
+A seed draws the initial weights, the order of the batches and what the function draws itself. The spread is the largest
+suggestion over the smallest. Training at the suggestion is compared with training at each rate of a grid, from the same
+weights, with the same batches; what is compared is the training loss, its mean over the last quarter of the steps.
+"""
+
+import argparse
+import os
+import pathlib
+import platform
+import sys
+import time
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for models this small, threads cost more than they save
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # run from a checkout without installing it
+
+import keras
+import numpy as np
+from keras import layers
+
+import tf_tricks
+from tf_tricks.debug import find_learning_rate
+
+BACKEND = keras.backend.backend()
+BATCH = 32
+SPREAD, EXCESS = 3.0, 0.1  # the targets: over the seeds at most; of the best loss at most
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+def digits():
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return (x / 16).reshape(-1, 8, 8).astype("float32"), y
+
+
+def images():
+    x, y = digits()
+    stack = [layers.Conv2D(16, 3, activation="relu"), layers.Conv2D(32, 3, strides=2, activation="relu")]
+    return (x[..., None], y), [*stack, layers.Flatten(), layers.Dense(10)], CLASSES
+
+
+def table():
+    from sklearn.datasets import load_diabetes
+
+    x, y = (a.astype("float32") for a in load_diabetes(return_X_y=True))
+    stack = [layers.Dense(64, "relu"), layers.Dense(64, "relu"), layers.Dense(1)]
+    return ((x - x.mean(0)) / x.std(0), (y[:, None] - y.mean()) / y.std()), stack, "mse"
+
+
+def sequences():
+    # Unrolled: TensorFlow's loop takes several times as long for rows this short.
+    return digits(), [layers.GRU(32, unroll=True), layers.Dense(10)], CLASSES
+
+
+CLASSES = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+TASKS = {"digits, CNN": images, "diabetes, MLP": table, "digits by rows, GRU": sequences}
+
+
+def compiled(task, seed, rate=1e-3):
+    """(model, x, y), from the seed's weights."""
+    keras.utils.set_random_seed(seed)
+    (x, y), stack, loss = TASKS[task]()
+    model = keras.Sequential([keras.Input(x.shape[1:]), *stack])
+    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=BACKEND == "jax")
+    return model, x, y
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+class Training:
+    """Trains one model again and again, from the same weights, at another rate each time."""
+
+    def __init__(self, task, seed, steps):
+        self.model, self.x, self.y = compiled(task, seed)
+        self.model.optimizer.build(self.model.trainable_variables)
+        self._variables = [*self.model.variables, *self.model.optimizer.variables]
+        self._start = [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables]
+        self.seed, self.epochs = seed, max(1, round(steps / -(-len(self.x) // BATCH)))
+
+    def loss(self, rate):
+        """float, that of the last quarter of the epochs; inf if it is not finite."""
+        for variable, value in zip(self._variables, self._start, strict=True):
+            variable.assign(value)
+        self.model.optimizer.learning_rate = rate
+        keras.utils.set_random_seed(1000 + self.seed)  # batches that the search has not seen in this order
+        history = self.model.fit(self.x, self.y, batch_size=BATCH, epochs=self.epochs, verbose=0).history["loss"]
+        found = float(np.mean(history[-max(1, self.epochs // 4) :]))
+        return found if np.isfinite(found) else float("inf")
+
+
+def measure(task, seed, length, grid, **options):
+    """(suggestion or NaN, seconds that it took, loss there, rate and loss of the best of the grid)."""
+    model, x, y = compiled(task, seed)
+    begin = time.perf_counter()
+    suggestion = find_learning_rate(model, x, y, batch_size=BATCH, seed=seed, verbose=0, **options).suggestion
+    seconds = time.perf_counter() - begin
+    training = Training(task, seed, length)
+    losses = [training.loss(rate) for rate in grid]
+    best = int(np.argmin(losses))
+    if suggestion is None:
+        return float("nan"), seconds, float("inf"), float(grid[best]), losses[best]
+    return suggestion, seconds, training.loss(suggestion), float(grid[best]), losses[best]
+
+
+# --- table and command line -----------------------------------------------------------------------------------------
+
+
+def row_of(task, found):
+    suggestions, seconds, losses, rates, best = (np.array(each, "float64") for each in zip(*found, strict=True))
+    spread, ratios = suggestions.max() / suggestions.min(), losses / best
+    within = int(np.sum(ratios <= 1 + EXCESS))
+    met = spread <= SPREAD, np.median(ratios) <= 1 + EXCESS
+    return [
+        task,
+        _listed(suggestions, ".2g"),
+        f"{spread:.1f}" + ("" if met[0] else " (!)"),
+        _listed(rates, ".2g"),
+        _listed(best, ".3g"),
+        _listed(ratios, ".2f"),
+        f"{np.median(ratios):.2f}" + ("" if met[1] else " (!)"),
+        f"{within} of {len(found)}",
+        f"{np.median(seconds):.1f}",
+    ]
+
+
+def _listed(numbers, form):
+    return " ".join(format(number, form) for number in numbers)
+
+
+def heading(grid, steps):
+    backend = __import__(BACKEND)
+    columns = [
+        "task",
+        "suggestions",
+        f"spread, target {SPREAD:g}",
+        "best of the grid",
+        "its loss",
+        "loss at the suggestion / that",
+        f"median, target {1 + EXCESS:g}",
+        f"within {100 * EXCESS:.0f} %",
+        "s a call",
+    ]
+    return [
+        f"# find_learning_rate: {BACKEND}",
+        "",
+        f"tf_tricks {tf_tricks.__version__}, keras {keras.__version__}, {BACKEND} {backend.__version__}, numpy "
+        f"{np.__version__}, Python {platform.python_version()}, {os.cpu_count()} processor cores, load "
+        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps, a grid of "
+        f"{len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. (!): over the target.",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "| --- |" + " --- |" * (len(columns) - 1),
+    ]
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=500, help="of the trainings at the suggestion and on the grid")
+    parser.add_argument("--points", type=int, default=12, help="rates of the grid")
+    parser.add_argument("--seconds", type=float, help="limit of each call of find_learning_rate; none by default")
+    parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
+    parser.add_argument("--output", type=pathlib.Path, help="write the table to this Markdown file, too")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    options = {"seconds": arguments.seconds}
+    if arguments.quick:
+        arguments.seeds, arguments.steps, arguments.points = 2, 1, 2
+        options["steps"] = 700
+    grid = np.geomspace(1e-4, 0.3, arguments.points)
+    lines = heading(grid, arguments.steps)
+    print("\n".join(lines), flush=True)
+    begin = time.perf_counter()
+    for task in arguments.tasks:
+        found = [measure(task, seed, arguments.steps, grid, **options) for seed in range(arguments.seeds)]
+        lines.append("| " + " | ".join(row_of(task, found)) + " |")
+        print(lines[-1], flush=True)
+    lines += ["", f"{time.perf_counter() - begin:.0f} s; load at the end: {os.getloadavg()[0]:.1f}."]
+    print("\n".join(lines[-2:]), flush=True)
+    if arguments.output:
+        arguments.output.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
