@@ -4,7 +4,9 @@
 
 A seed draws the initial weights, the order of the batches and what the function draws itself. The spread is the largest
 suggestion over the smallest. Training at the suggestion is compared with training at each rate of a grid, from the same
-weights, with the same batches; what is compared is the training loss, its mean over the last quarter of the steps.
+weights, with the same batches; what is compared is the training loss, its mean over the last quarter of the steps. From
+one rate to the next it jumps about by tens of per cent, and the lowest of twelve is luck, too: the geometric mean over
+the seeds is compared with that of the best rate for them all, and each seed with its own best.
 """
 
 import argparse
@@ -97,36 +99,36 @@ class Training:
 
 
 def measure(task, seed, length, grid, **options):
-    """(suggestion or NaN, seconds that it took, loss there, rate and loss of the best of the grid)."""
+    """(suggestion or NaN, seconds that it took, loss there, array of the losses on the grid)."""
     model, x, y = compiled(task, seed)
     begin = time.perf_counter()
     suggestion = find_learning_rate(model, x, y, batch_size=BATCH, seed=seed, verbose=0, **options).suggestion
     seconds = time.perf_counter() - begin
     training = Training(task, seed, length)
-    losses = [training.loss(rate) for rate in grid]
-    best = int(np.argmin(losses))
+    losses = np.array([training.loss(rate) for rate in grid])
     if suggestion is None:
-        return float("nan"), seconds, float("inf"), float(grid[best]), losses[best]
-    return suggestion, seconds, training.loss(suggestion), float(grid[best]), losses[best]
+        return float("nan"), seconds, float("inf"), losses
+    return suggestion, seconds, training.loss(suggestion), losses
 
 
 # --- table and command line -----------------------------------------------------------------------------------------
 
 
-def row_of(task, found):
-    suggestions, seconds, losses, rates, best = (np.array(each, "float64") for each in zip(*found, strict=True))
-    spread, ratios = suggestions.max() / suggestions.min(), losses / best
-    within = int(np.sum(ratios <= 1 + EXCESS))
-    met = spread <= SPREAD, np.median(ratios) <= 1 + EXCESS
+def row_of(task, grid, found):
+    suggestions, seconds, losses, on_grid = (np.array(each, "float64") for each in zip(*found, strict=True))
+    spread = suggestions.max() / suggestions.min()
+    means = np.exp(np.log(on_grid).mean(axis=0))
+    best = int(np.argmin(means))
+    excess, ratios = float(np.exp(np.log(losses).mean()) / means[best]), losses / on_grid.min(axis=1)
     return [
         task,
         _listed(suggestions, ".2g"),
-        f"{spread:.1f}" + ("" if met[0] else " (!)"),
-        _listed(rates, ".2g"),
-        _listed(best, ".3g"),
+        f"{spread:.1f}" + ("" if spread <= SPREAD else " (!)"),
+        f"{grid[best]:.2g}",
+        f"{means[best]:.3g}",
+        f"{excess:.2f}" + ("" if excess <= 1 + EXCESS else " (!)"),
         _listed(ratios, ".2f"),
-        f"{np.median(ratios):.2f}" + ("" if met[1] else " (!)"),
-        f"{within} of {len(found)}",
+        f"{np.sum(ratios <= 1 + EXCESS)} of {len(found)}",
         f"{np.median(seconds):.1f}",
     ]
 
@@ -141,10 +143,10 @@ def heading(grid, steps):
         "task",
         "suggestions",
         f"spread, target {SPREAD:g}",
-        "best of the grid",
+        "best rate of the grid",
         "its loss",
-        "loss at the suggestion / that",
-        f"median, target {1 + EXCESS:g}",
+        f"loss at the suggestions / that, target {1 + EXCESS:g}",
+        "each seed / its own best",
         f"within {100 * EXCESS:.0f} %",
         "s a call",
     ]
@@ -165,7 +167,7 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=500, help="of the trainings at the suggestion and on the grid")
+    parser.add_argument("--steps", type=int, default=400, help="of the trainings at the suggestion and on the grid")
     parser.add_argument("--points", type=int, default=12, help="rates of the grid")
     parser.add_argument("--seconds", type=float, help="limit of each call of find_learning_rate; none by default")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
@@ -185,7 +187,7 @@ def main(argv=None):
     begin = time.perf_counter()
     for task in arguments.tasks:
         found = [measure(task, seed, arguments.steps, grid, **options) for seed in range(arguments.seeds)]
-        lines.append("| " + " | ".join(row_of(task, found)) + " |")
+        lines.append("| " + " | ".join(row_of(task, grid, found)) + " |")
         print(lines[-1], flush=True)
     lines += ["", f"{time.perf_counter() - begin:.0f} s; load at the end: {os.getloadavg()[0]:.1f}."]
     print("\n".join(lines[-2:]), flush=True)

@@ -37,6 +37,10 @@ def pytest_configure(config):
     gc.freeze()
     # The models of all tests before make a full collection take seconds: one for two million new objects, not 70,000.
     gc.set_threshold(10_000, 20, 10)
+    if keras.backend.backend() == "torch" and "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)  # a core for each of pytest's processes: threads of several wait for one another
     if keras.backend.backend() == "tensorflow":
         _split_the_cpu()
     if keras.backend.backend() == "jax":

@@ -236,7 +236,7 @@ def test_learning_rate_finder_measures_spread_and_loss(monkeypatch, tmp_path, ca
     assert text.strip() == capsys.readouterr().out.strip() and keras.__version__ in text
     cells = next(line for line in text.splitlines() if line.startswith("| diabetes, MLP |")).split(" | ")
     assert len(cells) == 9 and cells[7] in ("0 of 2", "1 of 2", "2 of 2")
-    suggestions, ratios = ([float(each) for each in cells[i].split()] for i in (1, 5))
+    suggestions, ratios = ([float(each) for each in cells[i].split()] for i in (1, 6))
     assert len(suggestions) == len(ratios) == 2 and min(suggestions + ratios) > 0
     assert float(cells[2].split()[0]) == pytest.approx(max(suggestions) / min(suggestions), rel=0.1)
 

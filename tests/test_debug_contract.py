@@ -223,16 +223,16 @@ UNUSUAL = {
 def test_unusual_models(kind, name):
     model = UNUSUAL[kind]()
     before = noted(model)
-    result = call(name, model, **({"steps": 10} if name == "overfit_one_batch" else {}))
+    result = call(name, model, seconds=None, **({"steps": 10} if name == "overfit_one_batch" else {}))
     assert result.passed and np.isfinite([float(value) for value in result.series()[1]]).all()
     assert_untouched(model, *before)
 
 
 def test_a_fixed_batch_size_is_kept_to_or_refused():
     model = of_one_size()
-    assert tf_tricks.debug.check_inputs(X, Y, model, verbose=0).named("does_not_fit") is None
-    assert call("check_gradients", model).passed
-    assert len(call("without_batch_norm", model).bare_steps) == 2
+    assert tf_tricks.debug.check_inputs(X, Y, model, seconds=None, verbose=0).named("does_not_fit") is None
+    assert call("check_gradients", model, seconds=None).passed
+    assert len(call("without_batch_norm", model, seconds=None).bare_steps) == 2
     with pytest.raises(ValueError, match="`model` must take any number of samples. Received: .* hold 8"):
         call("loss_outliers", model)
 
@@ -245,17 +245,17 @@ def test_a_model_on_several_devices(name, request):
         model = compiled(functional())
         model.fit(X, Y, batch_size=16, verbose=0)
         before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
-        assert call(name, model, batch_size=16).passed
+        assert call(name, model, batch_size=16, seconds=None).passed
     for a, b in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(a, keras.ops.convert_to_numpy(b))
 
 
 def test_a_loss_that_only_the_train_step_knows_is_trained_on_and_not_looked_into():
     model = KnownToItsStep([keras.Input((4,)), layers.Dense(4)])
-    model.compile("sgd", jit_compile=False)
+    model.compile("sgd", jit_compile=BACKEND == "jax")
     before = noted(model)
     for name in ("find_learning_rate", "overfit_one_batch"):
-        assert call(name, model, X, None).passed
+        assert call(name, model, X, None, seconds=None).passed
     for name in ("batch_size_advice", "check_gradients", "loss_outliers"):
         with pytest.raises(UnknownLossError, match="`model` must be compiled with a loss"):
             call(name, model, X, None)

@@ -68,10 +68,10 @@ class Check:
     outcome: typing.Callable = lambda result: _headline(result, 1)
 
 
-def _headline(result, lines):
+def _headline(result, lines, joint=" "):
     """The first lines of a result's heading as one, without the name of the check."""
     heading = result.heading() if hasattr(result, "heading") else ""
-    return re.sub(r"^\w+(?: passed| FAILED)?: ", "", " ".join(heading.splitlines()[:lines]))
+    return re.sub(r"^\w+_\w+(?: passed| FAILED)?: ", "", joint.join(heading.splitlines()[:lines]))
 
 
 def _of_debug(name, passes=("sample_weight", "batch_size")):
@@ -135,7 +135,7 @@ CHECKS = (
     Check("overfit_one_batch", 1.5, _of_debug("overfit_one_batch")),
     # A batch of its own size, of few samples: its errors do not depend on that, its time does.
     Check("check_gradients", 1.5, _of_debug("check_gradients", ("sample_weight",)), _nothing_to_train),
-    Check("find_learning_rate", 2, _of_debug("find_learning_rate"), _nothing_to_train, lambda r: _headline(r, 2)),
+    Check("find_learning_rate", 2, _of_debug("find_learning_rate"), _nothing_to_train, lambda r: _headline(r, 2, ". ")),
     Check("batch_size_advice", 1, _of_debug("batch_size_advice"), _nothing_to_train, _advice),
     Check("loss_outliers", 1, _of_debug("loss_outliers"), _one_size, lambda r: _headline(r, 2)),
 )
@@ -317,7 +317,7 @@ class _FirstFit:
                 outcome = check.outcome(result)
         except UnknownLossError:
             cls = type(case.model).__name__
-            return self._skip(check, f"only the `train_step` of {cls} knows the loss: override `compute_loss` instead")
+            return self._skip(check, f"only `{cls}.train_step` knows the loss: override `compute_loss`")
         except Exception as error:  # of one check: the others go on
             text = f"ERROR  {check.name:<20} {type(error).__name__}: {last_sentence(error)}"
             self._print(_wrapped(text, LINES_OF_ERROR))

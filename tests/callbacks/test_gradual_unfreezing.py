@@ -6,6 +6,7 @@ import pytest
 from keras import layers
 
 from tf_tricks.callbacks import GradientNormLogger, GradualUnfreezing, NaNGuard, _layer_groups
+from tf_tricks.callbacks._layer_order import Traces
 from tf_tricks.callbacks.gradual_unfreezing import begins, stage_at
 
 BACKEND = keras.backend.backend()
@@ -271,7 +272,7 @@ class Subclassed(keras.Model):
 
 
 def head_of(model):
-    traces = _layer_groups.Traces()
+    traces = Traces()
     return [unit.path for unit in _layer_groups.head(model, _layer_groups.units(model, traces), traces)]
 
 

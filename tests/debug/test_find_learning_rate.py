@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tf_tricks._backend import BACKEND
 from tf_tricks.debug import LearningRates, _rates, find_learning_rate
 from tf_tricks.debug._budget import Budget
 from tf_tricks.debug._data import Samples
@@ -15,6 +16,7 @@ from tf_tricks.debug._rate_search import RateSearch
 from tf_tricks.fit_hooks.learning_rate import optimizer_rate
 
 layers, ops = keras.layers, keras.ops
+JIT = "auto" if BACKEND == "jax" else False  # without it the steps of JAX take long, with it the first of TensorFlow
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 5)).astype("float32")
 Y = (X @ RNG.normal(size=(5, 1)) + 0.1 * RNG.normal(size=(96, 1))).astype("float32")
@@ -23,7 +25,7 @@ Y = (X @ RNG.normal(size=(5, 1)) + 0.1 * RNG.normal(size=(96, 1))).astype("float
 def compiled(optimizer, loss="mse"):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((5,)), layers.Dense(8, "tanh"), layers.Dense(1)])
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(optimizer, loss, jit_compile=JIT)
     return model
 
 
@@ -60,6 +62,9 @@ def test_smoothed_is_the_weighted_mean_of_all_before():
     weights = [0.9 ** np.arange(i, -1, -1) for i in range(12)]
     expected = [np.sum(w * losses[: i + 1]) / np.sum(w) for i, w in enumerate(weights)]
     np.testing.assert_allclose(_rates.smoothed(losses), expected)
+    weights = [0.1 * 0.9 ** np.arange(i, -1, -1) for i in range(12)]
+    expected = [0.9 ** (i + 1) * 5 + np.sum(w * losses[: i + 1]) for i, w in enumerate(weights)]
+    np.testing.assert_allclose(_rates.smoothed(losses, start=5.0), expected)
 
 
 def test_slopes_are_those_of_a_fitted_line():
@@ -100,6 +105,20 @@ def test_gradient_descent_on_a_parabola():
     # After 400 steps every rate from about 0.02 to 1.98 has arrived; in each round at least 1/length is needed.
     assert 0.02 < result.suggestion < 1.98 and result.suggestion <= result.safe_maximum < 2.0
     assert (result.verdict, result.findings) == ("fine", [])
+
+
+def test_a_first_batch_that_is_hard_is_no_fall_of_the_loss():
+    class HardAtFirst(Quadratic):
+        def reset(self):
+            super().reset()
+            self.more = 1.0
+
+        def step(self, x, y=None, sample_weight=None):
+            more, self.more = self.more, 0.0
+            return super().step(x) + more
+
+    result = search(HardAtFirst(), steps=900)
+    assert 0.02 < result.suggestion < 1.98 and result.steepest > 0.02
 
 
 @pytest.mark.parametrize(("rate", "verdict", "name"), [(1e-5, "too low", "too_low"), (2.5, "too high", "too_high")])
@@ -202,7 +221,7 @@ def test_a_model_that_has_learned_already_has_no_fault():
     unlearned.layers[-1].trainable = unlearned.layers[0].trainable = False
     unlearned.add(layers.Rescaling(0.0))
     unlearned.add(layers.Dense(1, use_bias=False))
-    unlearned.compile("sgd", "mse", jit_compile=False)
+    unlearned.compile("sgd", "mse", jit_compile=JIT)
     unlearned.fit(X, y, verbose=0)
     finding = find(unlearned, y=y, steps=700).named("does_not_learn")
     assert finding.is_fault and "or it has already learned this" in finding.text
@@ -210,15 +229,13 @@ def test_a_model_that_has_learned_already_has_no_fault():
 
 def test_a_model_that_takes_batches_of_one_size():
     model = keras.Sequential([keras.Input(batch_shape=(24, 5)), layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", jit_compile=JIT)
     assert find(model, steps=300).passed and find(model, X[:20], Y[:20], steps=300).passed
     with pytest.raises(ValueError, match="`batch_size` must be 24, .* Received: batch_size=32"):
         find(model, batch_size=32)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
+@pytest.mark.skipif(BACKEND != "torch", reason="the same code on all of them, and Torch is the quickest")
 def test_the_suggestion_hardly_depends_on_the_seed():
     x, y = load_digits(return_X_y=True)
     found = []

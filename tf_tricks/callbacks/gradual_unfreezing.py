@@ -12,6 +12,7 @@ import keras
 from tf_tricks import fit_hooks
 from tf_tricks._checks import check_bool, check_integer, check_number, check_optional
 from tf_tricks.callbacks import _layer_groups as groups
+from tf_tricks.callbacks._layer_order import Traces, UnknownOrder
 from tf_tricks.fit_hooks import running_fit
 from tf_tricks.fit_hooks.freezing import Freeze
 from tf_tricks.fit_hooks.learning_rate import optimizer_rate
@@ -199,13 +200,13 @@ class GradualUnfreezing(keras.callbacks.Callback):
         if isinstance(self.stages, list) and isinstance(self.stages[0], list):  # names need no order
             found = groups.units(model)
             return found, [self._matching(stage, entries, found) for stage, entries in enumerate(self.stages)]
-        traces = groups.Traces()
+        traces = Traces()
         try:
             found = groups.units(model, traces)
             if not isinstance(self.stages, str):
                 return found, [groups.last_share(found, share) for share in self.stages]
             head = groups.head(model, found, traces)
-        except groups.UnknownOrder as error:
+        except UnknownOrder as error:
             raise ValueError(
                 f"GradualUnfreezing: {error}, which `stages={self.stages!r}` needs. Give `stages` as a list of names "
                 f"of layers. Layers: {', '.join(unit.path for unit in groups.units(model))}"

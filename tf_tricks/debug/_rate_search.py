@@ -30,11 +30,11 @@ class RateSearch:
         curve = _rates.common_curve(whole)
         if not len(curve):
             return self._nothing(rates, [], Finding("not_finite", NOT_FINITE))
-        losses = _rates.smoothed(curve)
-        steepest = _rates.steepest_rate(rates, losses)
         flat = max(1, len(rates) // 10)
         begin = np.concatenate([run[:flat] for run in whole])
         start, noise = float(np.mean(begin)), float(np.std(begin))
+        losses = _rates.smoothed(curve, start=start)
+        steepest = _rates.steepest_rate(rates, losses)
         first = rates[len(losses) // 2] if steepest is None else steepest
         tried, reached, length = self._rounds(first, rates[-1], start)
         if not tried:

@@ -7,17 +7,19 @@ import numpy as np
 WINDOW = 7  # points of the range test through which a line gives the slope
 
 
-def smoothed(losses, beta=0.9):
-    """Exponential moving average of a list of losses, corrected for its begin: float64 array of the same length.
+def smoothed(losses, beta=0.9, start=None):
+    """Exponential moving average of a list of losses: float64 array of the same length.
 
+    Args:
+        start: float, what it begins with, or None: corrected for its begin, which then is as noisy as a single loss.
     Example:
         >>> smoothed([1.0, 1.0, 1.0]).round(6).tolist()
         [1.0, 1.0, 1.0]
     """
-    average, found = 0.0, np.empty(len(losses))
+    average, found = 0.0 if start is None else start, np.empty(len(losses))
     for i, loss in enumerate(losses):
         average = beta * average + (1 - beta) * loss
-        found[i] = average / (1 - beta ** (i + 1))
+        found[i] = average / (1 - beta ** (i + 1) if start is None else 1)
     return found
 
 

@@ -18,7 +18,7 @@ from tf_tricks.fit_hooks.borrowing import borrowed
 from tf_tricks.fit_hooks.functional import LossFunction
 from tf_tricks.fit_hooks.precision import as_dtype, computing_in
 
-# What is wrong in a weak branch is small beside the whole gradient; healthy models stay below 1e-6 in doubles.
+# What is wrong in a weak branch is small beside the whole gradient; in doubles smooth models stay below 1e-6.
 _TOLERANCE = {"float64": 1e-5, "float32": 5e-3}
 _NOISE = 1e-11  # of the loss: more than that is no double precision, whatever the type says
 _CHECKS = 11  # of each variable
