@@ -360,6 +360,20 @@ def test_a_loss_that_only_the_train_step_knows_and_nothing_to_train_are_no_error
     assert out.count("the model has no trainable weights") == 3 and "0 raised, 3 skipped" in out
 
 
+def test_a_model_that_takes_batches_of_one_size(script, capsys, monkeypatch):
+    monkeypatch.setattr(_check_script, "CHECKS", checks_named("signal_propagation", "loss_outliers"))
+    fixed = """
+        layers = [keras.layers.Reshape((4, 1)), keras.layers.GRU(4, stateful=True), keras.layers.Dense(1)]
+        model = keras.Sequential([keras.Input(batch_shape=(24, 4)), *layers])
+        model.compile("sgd", "mse", jit_compile=False)
+        model.fit(x, y, batch_size=24)
+        """
+    assert main(["check", script(fixed)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "PASS signal_propagation" in out, out
+    assert "the model takes batches of 24 samples only" in out and "0 raised, 1 skipped" in out
+
+
 def test_what_the_checks_found_is_told_though_nothing_is_wrong(script, capsys, monkeypatch):
     def by_steps(check, **options):  # a limit in seconds would cut off another part on each machine
         def run(case, seconds):

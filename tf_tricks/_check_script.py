@@ -20,7 +20,7 @@ import numpy as np
 
 from tf_tricks import debug
 from tf_tricks._backend import BACKEND
-from tf_tricks.debug._data import Samples, first_batch, fixed_batch_size, is_dataset, samples
+from tf_tricks.debug._data import Samples, first_batch, fixed_batch_size, is_dataset, one_batch, samples
 from tf_tricks.debug._result import Finding
 from tf_tricks.debug.signal_propagation import is_healthy
 from tf_tricks.fit_hooks.functional import UnknownLossError
@@ -104,7 +104,7 @@ class _Verdict:
 
 
 def _signal(case, seconds):
-    part = case.data.take(slice(SIGNAL_SAMPLES))
+    part = one_batch(case.model, case.data.take(slice(SIGNAL_SAMPLES)))
     verdict = debug.signal_propagation(case.model, part.x, part.y).verdict
     return _Verdict([] if is_healthy(verdict) else [Finding("signal", verdict)], verdict)
 

@@ -153,6 +153,18 @@ def test_a_loan_starts_again_after_reset():
         assert len(set(first)) == 3
 
 
+def test_a_loan_that_forgot_its_steps_sees_what_was_changed():
+    model = sequential()
+    with borrowed(model, X, Y) as loan:
+        first = loan.step(X, Y)
+        loan.reset()
+        dense = model.layers[0]
+        vars(dense)["call"] = lambda inputs, *_, **__: -type(dense).call(dense, inputs)
+        loan.forget_steps()
+        changed = loan.step(X, Y)
+        assert abs(changed - first) > 1e-3
+
+
 def test_the_learning_rate_of_a_loan_is_the_one_of_its_steps():
     for model in (sequential(), scheduled()):
         with borrowed(model, X, Y) as loan:

@@ -74,9 +74,8 @@ class Loan:
     """
 
     def __init__(self, model, batch):
-        self.model = model
+        self.model, self._train_step = model, model.train_step
         self.forget_steps()
-        vars(model)["train_step"] = _with_data_as_in_fit(model.train_step)
         if getattr(model, "compiled", False):
             model.steps_per_execution = 1
             if BACKEND == "tensorflow":
@@ -87,6 +86,8 @@ class Loan:
 
     def forget_steps(self):
         """Have Keras trace the model anew: call it after a change that the next step shall see."""
+        # Another function each time: JAX remembers what it compiled for one.
+        vars(self.model)["train_step"] = _with_data_as_in_fit(self._train_step)
         forget_steps(self.model)
 
     def reset(self):

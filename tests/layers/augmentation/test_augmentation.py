@@ -229,8 +229,9 @@ def test_the_summary_shows_the_passes_within_a_member():
     inner = Augmentation([RandomFlip(), RandomBrightness(0.1)])
     layer = Augmentation([RandomGaussianBlur(), inner], probability=[1.0, 0.5])
     assert layer.summary_text().splitlines() == [
-        "pass 1: on its own: RandomGaussianBlur (in 2 steps)",
-        "pass 2: on its own: Augmentation (p=0.5)",
+        "pass 1: on its own: RandomGaussianBlur (step 1 of 2)",
+        "pass 2: on its own: RandomGaussianBlur (step 2 of 2)",
+        "pass 3: on its own: Augmentation (p=0.5)",
         "    pass 1: one resampling: RandomFlip",
         "    pass 2: values: RandomBrightness",
     ]

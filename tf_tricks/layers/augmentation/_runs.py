@@ -27,6 +27,11 @@ class Run:
         """Is this the kind of run for a layer?"""
         return isinstance(layer, cls.kind)
 
+    @classmethod
+    def of(cls, layer):
+        """The runs that begin with a layer, without members yet."""
+        return [cls()]
+
     def takes(self, layer):
         """Can this run go on with a layer?"""
         return self.can(layer)
@@ -162,9 +167,22 @@ class PixelRun(Run):
 
 
 class Alone(Run):
-    """A layer of another kind: a pass of its own, or, for a composition, its passes in one."""
+    """A layer of another kind: a pass of its own, or, for a composition, its passes in one.
+
+    Of a layer that needs several passes there is one of these for each: `step` says which.
+    """
 
     kind = AugmentationLayer
+
+    def __init__(self, step=None):
+        super().__init__()
+        self.step = step
+
+    @classmethod
+    def of(cls, layer):
+        """The runs of a layer."""
+        steps = 1 if hasattr(layer, "summary_text") else len(layer.stages())
+        return [cls(step) for step in range(steps)] if steps > 1 else [cls()]
 
     def takes(self, layer):
         return False
@@ -176,6 +194,7 @@ class Alone(Run):
         for stage in layer.stages():
             drawn.append(stage.draw(xp, mine, size))
             size = stage.output_size(size)
+        drawn = self._own(drawn)
         if probability == 1.0:
             return {"drawn": drawn}
         kept = mine.child(-2).chance(probability)  # a number that no member of a composition has
@@ -204,14 +223,18 @@ class Alone(Run):
 
     @property
     def _stages(self):
-        return self.members[0][1].stages()
+        return self._own(self.members[0][1].stages())
+
+    def _own(self, each):
+        """Of a list with something for each stage of the layer, what belongs to this run."""
+        return each if self.step is None else [each[self.step]]
 
     def __str__(self):
         layer = self.members[0][1]
         text = f"on its own: {super().__str__()}"
         if hasattr(layer, "summary_text"):
             return f"{text}\n{textwrap.indent(layer.summary_text(), '    ')}"
-        return text + (f" (in {len(self._stages)} steps)" if len(self._stages) > 1 else "")
+        return text + ("" if self.step is None else f" (step {self.step + 1} of {len(layer.stages())})")
 
 
 def choose(xp, parameters, changed, otherwise):

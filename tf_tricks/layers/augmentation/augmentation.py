@@ -182,7 +182,11 @@ def _runs(layers, probabilities):
     runs = []
     for number, (layer, probability) in enumerate(zip(layers, probabilities, strict=True)):
         member = (number, layer, probability)
-        if not (runs and runs[-1].takes(layer)):
-            runs.append(next(run for run in (WarpRun, PixelRun, Alone, Foreign) if run.can(layer))())
-        runs[-1].members.append(member)
+        if runs and runs[-1].takes(layer):
+            runs[-1].members.append(member)
+            continue
+        kind = next(run for run in (WarpRun, PixelRun, Alone, Foreign) if run.can(layer))
+        for run in kind.of(layer):
+            run.members.append(member)
+            runs.append(run)
     return runs
