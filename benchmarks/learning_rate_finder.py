@@ -5,8 +5,9 @@
 A seed draws the initial weights, the order of the batches and what the function draws itself. The spread is the largest
 suggestion over the smallest. Training at the suggestion is compared with training at each rate of a grid, from the same
 weights, with the same batches; what is compared is the training loss, its mean over the last quarter of the steps. From
-one rate to the next it jumps about by tens of per cent, and the lowest of twelve is luck, too: the geometric mean over
-the seeds is compared with that of the best rate for them all, and each seed with its own best.
+one order of the batches to the next it jumps about by tens of per cent, and the lowest of twelve is luck, too: several
+orders are trained with, the geometric mean over them and the seeds is compared with that of the best rate for them all,
+and each seed with its own best.
 """
 
 import argparse
@@ -77,10 +78,30 @@ def compiled(task, seed, rate=1e-3):
 # --- what is measured -----------------------------------------------------------------------------------------------
 
 
+class Shuffled(keras.utils.PyDataset):
+    """Batches in another order in each epoch. With a global seed `fit` on TensorFlow has the same order in all."""
+
+    def __init__(self, x, y, seed):
+        super().__init__()
+        self.x, self.y, self._generator = x, y, np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def __len__(self):
+        return -(-len(self.x) // BATCH)
+
+    def __getitem__(self, index):
+        chosen = self._order[index * BATCH : (index + 1) * BATCH]
+        return self.x[chosen], self.y[chosen]
+
+    def on_epoch_end(self):
+        self._order = self._generator.permutation(len(self.x))
+
+
 class Training:
     """Trains one model again and again, from the same weights, at another rate each time."""
 
-    def __init__(self, task, seed, steps):
+    def __init__(self, task, seed, steps, orders):
+        self.orders = orders
         self.model, self.x, self.y = compiled(task, seed)
         self.model.optimizer.build(self.model.trainable_variables)
         self._variables = [*self.model.variables, *self.model.optimizer.variables]
@@ -88,23 +109,26 @@ class Training:
         self.seed, self.epochs = seed, max(1, round(steps / -(-len(self.x) // BATCH)))
 
     def loss(self, rate):
-        """float, that of the last quarter of the epochs; inf if it is not finite."""
+        """float, that of the last quarter of the epochs, geometric mean over the orders; inf if one is not finite."""
+        return float(np.exp(np.mean([np.log(self._loss(rate, order)) for order in range(self.orders)])))
+
+    def _loss(self, rate, order):
         for variable, value in zip(self._variables, self._start, strict=True):
             variable.assign(value)
         self.model.optimizer.learning_rate = rate
-        keras.utils.set_random_seed(1000 + self.seed)  # batches that the search has not seen in this order
-        history = self.model.fit(self.x, self.y, batch_size=BATCH, epochs=self.epochs, verbose=0).history["loss"]
+        batches = Shuffled(self.x, self.y, 1000 * (order + 1) + self.seed)  # orders that the search has not seen
+        history = self.model.fit(batches, epochs=self.epochs, shuffle=False, verbose=0).history["loss"]
         found = float(np.mean(history[-max(1, self.epochs // 4) :]))
         return found if np.isfinite(found) else float("inf")
 
 
-def measure(task, seed, length, grid, **options):
+def measure(task, seed, length, orders, grid, **options):
     """(suggestion or NaN, seconds that it took, loss there, array of the losses on the grid)."""
     model, x, y = compiled(task, seed)
     begin = time.perf_counter()
     suggestion = find_learning_rate(model, x, y, batch_size=BATCH, seed=seed, verbose=0, **options).suggestion
     seconds = time.perf_counter() - begin
-    training = Training(task, seed, length)
+    training = Training(task, seed, length, orders)
     losses = np.array([training.loss(rate) for rate in grid])
     if suggestion is None:
         return float("nan"), seconds, float("inf"), losses
@@ -137,7 +161,7 @@ def _listed(numbers, form):
     return " ".join(format(number, form) for number in numbers)
 
 
-def heading(grid, steps):
+def heading(grid, steps, orders):
     backend = __import__(BACKEND)
     columns = [
         "task",
@@ -155,8 +179,9 @@ def heading(grid, steps):
         "",
         f"tf_tricks {tf_tricks.__version__}, keras {keras.__version__}, {BACKEND} {backend.__version__}, numpy "
         f"{np.__version__}, Python {platform.python_version()}, {os.cpu_count()} processor cores, load "
-        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps, a grid of "
-        f"{len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. (!): over the target.",
+        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps in {orders} "
+        f"orders of them, a grid of {len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. "
+        "(!): over the target.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * (len(columns) - 1),
@@ -168,6 +193,7 @@ def parse(argv=None):
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400, help="of the trainings at the suggestion and on the grid")
+    parser.add_argument("--orders", type=int, default=3, help="of the batches, at each rate")
     parser.add_argument("--points", type=int, default=12, help="rates of the grid")
     parser.add_argument("--seconds", type=float, help="limit of each call of find_learning_rate; none by default")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
@@ -179,14 +205,15 @@ def main(argv=None):
     arguments = parse(argv)
     options = {"seconds": arguments.seconds}
     if arguments.quick:
-        arguments.seeds, arguments.steps, arguments.points = 2, 1, 2
+        arguments.seeds, arguments.steps, arguments.orders, arguments.points = 2, 1, 2, 2
         options["steps"] = 700
     grid = np.geomspace(1e-4, 0.3, arguments.points)
-    lines = heading(grid, arguments.steps)
+    lines = heading(grid, arguments.steps, arguments.orders)
     print("\n".join(lines), flush=True)
     begin = time.perf_counter()
     for task in arguments.tasks:
-        found = [measure(task, seed, arguments.steps, grid, **options) for seed in range(arguments.seeds)]
+        trainings = arguments.steps, arguments.orders, grid
+        found = [measure(task, seed, *trainings, **options) for seed in range(arguments.seeds)]
         lines.append("| " + " | ".join(row_of(task, grid, found)) + " |")
         print(lines[-1], flush=True)
     lines += ["", f"{time.perf_counter() - begin:.0f} s; load at the end: {os.getloadavg()[0]:.1f}."]

@@ -47,6 +47,18 @@ def pytest_configure(config):
         _keep_compiled_code()
 
 
+def pytest_collection_modifyitems(items):
+    """Run what knows nothing of the backend on one of them: Torch, which starts the quickest and compiles nothing."""
+    import keras
+
+    if keras.backend.backend() == "torch":
+        return
+    skip = pytest.mark.skip(reason="the same code on every backend: runs on Torch")
+    for item in items:
+        if item.get_closest_marker("any_backend"):
+            item.add_marker(skip)
+
+
 def pytest_report_header():
     import keras
 

@@ -9,6 +9,8 @@ import pytest
 from tf_tricks.beam import FeatureStatistics, feature_statistics
 from tf_tricks.layers.scaling.statistics import Statistics
 
+pytestmark = pytest.mark.any_backend
+
 ALL = ("moments", "covariance", "quantiles")
 ROWS = 6000
 X = 1e4 + np.random.default_rng(0).gamma(2.0, 3.0, (ROWS, 3))

@@ -64,9 +64,7 @@ def test_every_benchmark_model_builds_and_its_data_fits(callbacks_overhead):
 SMALL = ["--rounds", "1", "--saves", "2", "--every", "2", "--batch", "4", "--width", "8"]
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
+@pytest.mark.any_backend
 def test_checkpoint_cost_measures_every_variant(checkpoint_cost, tmp_path, capsys):
     output, names = tmp_path / "cost.md", ["BackupAndRestore", "ModelCheckpoint", "TrainingCheckpoint", "floor"]
     arguments = [*SMALL, "--no-memory", "--directory", str(tmp_path), "--output", str(output)]
@@ -99,9 +97,7 @@ def test_checkpoint_cost_reads_the_peak_of_the_memory(checkpoint_cost, tmp_path,
     assert int(capsys.readouterr().out.splitlines()[-1]) > 10e6
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
+@pytest.mark.any_backend
 def test_initializers_measures_signal_and_training(monkeypatch, tmp_path, capsys):
     initializers = load("initializers", monkeypatch)
     output, picture = tmp_path / "initializers.md", tmp_path / "initializers.png"
@@ -187,9 +183,7 @@ def test_keras_s_noise_takes_bytes_by_way_of_float32(monkeypatch):
     assert np.abs(changed.astype(int) - x).max() <= 1  # a standard deviation of 0.1
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
+@pytest.mark.any_backend
 def test_debug_cost_measures_every_function_beside_plain_training(monkeypatch, tmp_path, capsys):
     module, output = load("debug_cost", monkeypatch), tmp_path / "debug_cost.md"
     monkeypatch.setattr(module, "MODELS", {"mlp": normalised})
@@ -225,9 +219,7 @@ def test_every_model_of_debug_cost_is_small_and_its_data_fit(monkeypatch):
         assert (x.shape[1:], y.shape, model.output_shape) == (model.input_shape[1:], (2,), (None, 10))
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
+@pytest.mark.any_backend
 def test_learning_rate_finder_measures_spread_and_loss(monkeypatch, tmp_path, capsys):
     finder = load("learning_rate_finder", monkeypatch)
     output = tmp_path / "learning_rate_finder.md"

@@ -6,6 +6,8 @@ import pytest
 
 from tf_tricks._optional import import_optional
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def without(monkeypatch):

@@ -7,6 +7,8 @@ from tf_tricks._checks import check_keep_best
 from tf_tricks.callbacks import _checkpoint_schedule
 from tf_tricks.callbacks._checkpoint_schedule import Schedule, check_every
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def clock(monkeypatch):

@@ -9,7 +9,10 @@ import pytest
 
 from tf_tricks.callbacks._exit_signals import ExitSignals
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="os.kill sends signals on POSIX only")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="os.kill sends signals on POSIX only"),
+    pytest.mark.any_backend,
+]
 NUMBERS = [signal.SIGTERM, signal.SIGINT]
 
 

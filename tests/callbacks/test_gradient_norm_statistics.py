@@ -5,6 +5,8 @@ import pytest
 
 from tf_tricks.callbacks import gradient_norm_statistics as statistics
 
+pytestmark = pytest.mark.any_backend
+
 NAN, INF = float("nan"), float("inf")
 
 

@@ -202,7 +202,7 @@ def test_the_comparison_fails_when_the_seeds_are_left_out(job, wanted):
     assert {"weights", "optimizer", "other variables"} <= different
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the same code on all of them, and Torch starts the quickest")
+@pytest.mark.any_backend
 def test_the_campaign_prints_its_table(server, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [str(SERVER.parent), *sys.path])
     import resume_faults

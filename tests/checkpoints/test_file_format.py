@@ -13,6 +13,8 @@ import xxhash
 from tf_tricks.checkpoints import file_format
 from tf_tricks.checkpoints.file_format import DamagedCheckpoint, check, read, read_notes, write
 
+pytestmark = pytest.mark.any_backend
+
 RNG = np.random.default_rng(0)
 TREE = {
     "epoch": 7,

@@ -9,6 +9,8 @@ import pytest
 
 from tf_tricks.checkpoints.packing import pack, unpack
 
+pytestmark = pytest.mark.any_backend
+
 
 def through_json(tree):
     json_tree, arrays = pack(tree)

@@ -12,6 +12,8 @@ from tf_tricks.checkpoints import file_format, folders
 from tf_tricks.checkpoints.atomic import remove_leftovers, replacing
 from tf_tricks.checkpoints.store import Store
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 

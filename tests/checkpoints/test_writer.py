@@ -12,6 +12,8 @@ import pytest
 from tf_tricks.checkpoints import file_format
 from tf_tricks.checkpoints.writer import THREAD_NAME, BackgroundWriter
 
+pytestmark = pytest.mark.any_backend
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 

@@ -8,6 +8,8 @@ from tf_tricks.debug import _budget
 from tf_tricks.debug._budget import Budget
 from tf_tricks.debug._result import Finding, Result
 
+pytestmark = pytest.mark.any_backend
+
 
 @pytest.fixture
 def clock(monkeypatch):

@@ -235,7 +235,7 @@ def test_a_model_that_takes_batches_of_one_size():
         find(model, batch_size=32)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the same code on all of them, and Torch is the quickest")
+@pytest.mark.any_backend
 def test_the_suggestion_hardly_depends_on_the_seed():
     x, y = load_digits(return_X_y=True)
     found = []

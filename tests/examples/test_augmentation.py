@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 
@@ -38,9 +37,7 @@ def test_augmentation_compares_families_and_writes_two_pictures(backend, tmp_pat
     assert "flip" not in text
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch compiles nothing"
-)
+@pytest.mark.any_backend
 def test_augmentation_reads_cifar10_and_compares_every_family(backend, tmp_path):
     prepare_cifar10(tmp_path)
     text = run_example(backend, tmp_path, "--dataset", "cifar10", "--epochs", "1", "--families", "all")

@@ -33,9 +33,8 @@ def test_a_run_that_was_killed_ends_like_one_left_alone(backend, data_dir):
         assert row and row[1] == row[2], result.stdout
 
 
+@pytest.mark.any_backend
 def test_the_comparison_can_fail(backend, data_dir, tmp_path):
-    if backend != "torch":
-        pytest.skip("the same code on all of them, and Torch starts the quickest")
     without_moments = (
         "import sys\n"
         "if '--train' in sys.orig_argv:\n"

@@ -18,13 +18,10 @@ def run_example(backend, *arguments, **environment):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("engine", ["none", "beam"])
+@pytest.mark.parametrize("engine", ["none", pytest.param("beam", marks=pytest.mark.any_backend)])
 def test_the_layer_equals_standard_scaler(backend, engine):
-    if engine == "beam":
-        if backend != "torch":
-            pytest.skip("Beam knows nothing of the backend, and Torch starts the quickest")
-        if importlib.util.find_spec("apache_beam") is None:
-            pytest.skip("pip install 'tf-tricks[beam]'")
+    if engine == "beam" and importlib.util.find_spec("apache_beam") is None:
+        pytest.skip("pip install 'tf-tricks[beam]'")
     result = run_example(backend, "--engine", engine)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]
     assert f"8 shards, 541 rows, 11 values missing (engine: {engine})." in result.stdout
@@ -32,9 +29,8 @@ def test_the_layer_equals_standard_scaler(backend, engine):
     assert "The layer equals StandardScaler." in result.stdout
 
 
+@pytest.mark.any_backend
 def test_the_comparison_can_fail(backend, tmp_path):
-    if backend != "torch":
-        pytest.skip("the same code on all of them, and Torch starts the quickest")
     (tmp_path / "sitecustomize.py").write_text(
         "from tf_tricks.layers.scaling.moments import Moments\nMoments.merge, merge = None, Moments.merge\n"
         "Moments.merge = lambda self, other: merge(self, other) if self.features is None else self\n"

@@ -11,6 +11,7 @@ POINTS, FEWEST_POINTS = 80, 25  # of the range test
 SWEEPS = 3  # range tests, each with other batches
 LENGTHS = (40, 120, 400)  # steps of the short trainings, of one round after the other
 SPACING = 2.0  # between the rates of the short trainings
+FINE = 2.0 ** np.arange(-1.0, 1.5, 0.5)  # beside the best of them, the rates of the last ones
 FAR, LITTLE = 10, 0.5  # a rate is too low if it is so far below the suggestion and makes so little of its progress
 
 
@@ -49,7 +50,8 @@ class RateSearch:
         averaged = max(1, length // 4)
         if start - best < 4 * noise * math.sqrt(1 / averaged + 1 / len(begin)) or start - best <= 1e-4 * abs(start):
             return self._nothing(rates, losses, _does_not_learn(start, best), (tried, reached, length))
-        suggestion = _rates.best_rate(tried, reached, _tolerance(best, start))
+        near, averages = self._refined(tried, reached, length, rates[-1])
+        suggestion = _rates.best_rate(near, averages, _tolerance(np.nanmin(averages), start))
         safe = max(suggestion, _rates.largest_safe_rate(tried, reached, start))
         verdict, findings = self._judge(suggestion, safe, best, start, length)
         return self._result(suggestion, safe, steepest, verdict, (rates, losses), (tried, reached, length), findings)
@@ -124,11 +126,31 @@ class RateSearch:
             rates = _survivors(rates, losses, start)
         return found
 
-    def _round(self, rates, length, reached):
+    def _refined(self, tried, reached, length, highest):
+        """(rates, losses) of the last round, or closer together and of two orders of batches around the best of them.
+
+        From one training to the next the loss of the best rates jumps by tens of per cent.
+        """
+        if length < LENGTHS[-1]:
+            return tried, reached
+        best, broken = tried[int(np.nanargmin(reached))], [math.inf]
+        broken += [rate for rate, loss in zip(tried, reached, strict=True) if not math.isfinite(loss)]
+        near = [rate for rate in best * FINE if rate <= highest and rate < min(broken)]
+        first = {rate: loss for rate, loss in zip(tried, reached, strict=True) if any(np.isclose(near, rate, 1e-6, 0))}
+        near = [rate for rate in near if not any(np.isclose(list(first), rate, 1e-6, 0))]
+        first = self._round(near, length, first)
+        if first is None:
+            return tried, reached
+        near = sorted(first)
+        second = self._round(near, length, {}, self.seed + 1) or first
+        averages = [(first[rate] + second[rate]) / 2 for rate in near]
+        return (near, averages) if np.isfinite(averages).any() else (tried, reached)
+
+    def _round(self, rates, length, reached, seed=None):
         """`reached` and the losses that trainings at `rates` reach; None if the budget does not last."""
         reached = dict(reached)
         for rate in rates:
-            losses = self._train(rate, length, self.seed)
+            losses = self._train(rate, length, self.seed if seed is None else seed)
             if len(losses) < length and math.isfinite(losses[-1] if losses else 0.0):
                 return None
             reached[rate] = float(np.mean(losses[-max(1, length // 4) :]))

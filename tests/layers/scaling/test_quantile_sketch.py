@@ -3,6 +3,8 @@ import pytest
 
 from tf_tricks.layers.scaling.quantile_sketch import STAGE, Coin, Quantiles, compact
 
+pytestmark = pytest.mark.any_backend
+
 ROWS = 10**6
 GRID = np.linspace(0, 1, 1001)
 ERROR = 0.005

@@ -9,6 +9,8 @@ import pytest
 
 import tf_tricks.layers.scaling
 
+pytestmark = pytest.mark.any_backend
+
 SCRIPT = pathlib.Path(__file__).parents[3] / "benchmarks" / "scaling.py"
 
 
@@ -21,9 +23,6 @@ def benchmark(monkeypatch):
     return module
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="the same code on all of them, and Torch is the quickest"
-)
 def test_it_measures_every_layer(benchmark, tmp_path, capsys):
     output = tmp_path / "scaling.md"
     benchmark.main(["--quick", "--output", str(output)])

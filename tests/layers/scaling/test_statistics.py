@@ -6,6 +6,8 @@ import pytest
 
 from tf_tricks.layers.scaling.statistics import Covariance, Moments, Quantiles, Statistics
 
+pytestmark = pytest.mark.any_backend
+
 CLASSES = [Moments, Covariance, Quantiles]
 ALL = ("moments", "covariance", "quantiles")
 
