@@ -179,8 +179,8 @@ def heading(grid, steps, orders):
         "",
         f"tf_tricks {tf_tricks.__version__}, keras {keras.__version__}, {BACKEND} {backend.__version__}, numpy "
         f"{np.__version__}, Python {platform.python_version()}, {os.cpu_count()} processor cores, load "
-        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps in {orders} "
-        f"orders of them, a grid of {len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. "
+        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps, {orders} "
+        f"orders of batches, a grid of {len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. "
         "(!): over the target.",
         "",
         "| " + " | ".join(columns) + " |",
