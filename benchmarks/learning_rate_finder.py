@@ -110,7 +110,7 @@ class Training:
 
     def loss(self, rate):
         """float, that of the last quarter of the epochs, geometric mean over the orders; inf if one is not finite."""
-        return float(np.exp(np.mean([np.log(self._loss(rate, order)) for order in range(self.orders)])))
+        return float(np.exp(np.mean([np.log(max(self._loss(rate, order), 1e-30)) for order in range(self.orders)])))
 
     def _loss(self, rate, order):
         for variable, value in zip(self._variables, self._start, strict=True):

@@ -104,7 +104,7 @@ class _Verdict:
 
 
 def _signal(case, seconds):
-    part = one_batch(case.model, case.data.take(slice(SIGNAL_SAMPLES)))
+    part = one_batch(case.model, case.data.take(slice(fixed_batch_size(case.model) or SIGNAL_SAMPLES)))
     verdict = debug.signal_propagation(case.model, part.x, part.y).verdict
     return _Verdict([] if is_healthy(verdict) else [Finding("signal", verdict)], verdict)
 

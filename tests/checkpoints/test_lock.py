@@ -11,12 +11,11 @@ import pytest
 from tf_tricks.checkpoints import lock
 from tf_tricks.checkpoints.lock import LOCK_NAME, DirectoryLock
 
+pytestmark = pytest.mark.any_backend
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # The module alone: a child that imports Keras would take seconds. It lives until it is killed.
 LOAD = """
 import importlib.util, os, sys, time
-
-pytestmark = pytest.mark.any_backend
 spec = importlib.util.spec_from_file_location("lock", os.path.join(sys.argv[1], "tf_tricks/checkpoints/lock.py"))
 lock = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(lock)

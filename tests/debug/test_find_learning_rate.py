@@ -107,6 +107,70 @@ def test_gradient_descent_on_a_parabola():
     assert (result.verdict, result.findings) == ("fine", [])
 
 
+class Bowl:
+    """In place of a loan: a training comes at once to the loss that `losses(rate, order)` says; it begins at 1."""
+
+    model, learning_rate = None, 1e-3
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def reset(self):
+        self.order = None
+
+    def step(self, x, y=None, sample_weight=None):
+        self.order = float(x[0, 0]) if self.order is None else self.order  # the first sample tells it
+        return self.losses(self.learning_rate, self.order)
+
+
+def parabola(rate, order=None):
+    """Lowest at 0.02."""
+    return min(1.0, 0.1 + 0.05 * math.log2(rate / 0.02) ** 2)
+
+
+def plateau(rate, order=None):
+    return 0.1 if 1e-3 < rate < 0.1 else 1.0
+
+
+def lucky(losses, there):
+    """`losses`, but a tenth less at the rate next to `there` a factor of 2 apart, in the first order only."""
+    first, chosen = float(next(Samples(X, Y).batches(32, 0)).x[0, 0]), []
+
+    def changed(rate, order):
+        here = abs(math.log2(rate / there)) < 0.25
+        chosen.extend([rate] if here and order != first else [])
+        return 0.09 if here and order == first else losses(rate)
+
+    return changed, chosen
+
+
+def test_around_the_best_rate_others_are_tried_in_another_order_too():
+    result = search(Bowl(parabola))
+    nearest = int(np.argmin(np.abs(np.log(result.tried) - math.log(0.02))))
+    apart = np.diff(np.log2(result.tried))
+    assert apart[nearest - 1 : nearest + 1] == pytest.approx(0.5) and apart.max() == pytest.approx(1)
+    assert result.suggestion == pytest.approx(0.02, rel=0.05)
+    losses, again = lucky(parabola, 0.04)
+    result = search(Bowl(losses))
+    assert len(again) > 400 and result.suggestion < 0.03  # the second order takes back what luck had promised
+
+
+def test_on_a_plateau_luck_does_not_draw_the_suggestion_from_the_middle():
+    losses, again = lucky(plateau, 0.04)
+    assert 0.005 < search(Bowl(losses)).suggestion < 0.02
+    assert len(again) < 400  # in range tests, which have other orders: no training
+
+
+@pytest.mark.parametrize("missing", [10, 1500, 2200, 4000])
+def test_a_budget_that_ends_around_the_best_rate_leaves_the_rounds_before(missing):
+    budget = Budget()
+    loan = Bowl(parabola)
+    RateSearch(loan, Samples(X, Y), 32, budget, 0, 1e-3).fields(1e-7, 10.0)
+    result = search(Bowl(parabola), steps=budget.taken - missing)
+    assert result.suggestion == pytest.approx(0.02, rel=0.3)
+    assert np.isfinite(result.reached).all()
+
+
 def test_a_first_batch_that_is_hard_is_no_fall_of_the_loss():
     class HardAtFirst(Quadratic):
         def reset(self):

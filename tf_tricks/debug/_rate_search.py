@@ -50,7 +50,8 @@ class RateSearch:
         averaged = max(1, length // 4)
         if start - best < 4 * noise * math.sqrt(1 / averaged + 1 / len(begin)) or start - best <= 1e-4 * abs(start):
             return self._nothing(rates, losses, _does_not_learn(start, best), (tried, reached, length))
-        near, averages = self._refined(tried, reached, length, rates[-1])
+        tried, reached, near = self._refined(tried, reached, length, rates[-1], _tolerance(best, start))
+        averages = [loss for rate, loss in zip(tried, reached, strict=True) if rate in near]
         suggestion = _rates.best_rate(near, averages, _tolerance(np.nanmin(averages), start))
         safe = max(suggestion, _rates.largest_safe_rate(tried, reached, start))
         verdict, findings = self._judge(suggestion, safe, best, start, length)
@@ -126,25 +127,28 @@ class RateSearch:
             rates = _survivors(rates, losses, start)
         return found
 
-    def _refined(self, tried, reached, length, highest):
-        """(rates, losses) of the last round, or closer together and of two orders of batches around the best of them.
+    def _refined(self, tried, reached, length, highest, tolerance):
+        """`tried` and `reached`, around the best with rates in between and a mean of two orders; and which these are.
 
-        From one training to the next the loss of the best rates jumps by tens of per cent.
+        From one order of the batches to the next the loss at the best rates jumps by tens of per cent.
         """
-        if length < LENGTHS[-1]:
-            return tried, reached
-        best, broken = tried[int(np.nanargmin(reached))], [math.inf]
-        broken += [rate for rate, loss in zip(tried, reached, strict=True) if not math.isfinite(loss)]
-        near = [rate for rate in best * FINE if rate <= highest and rate < min(broken)]
-        first = {rate: loss for rate, loss in zip(tried, reached, strict=True) if any(np.isclose(near, rate, 1e-6, 0))}
-        near = [rate for rate in near if not any(np.isclose(list(first), rate, 1e-6, 0))]
-        first = self._round(near, length, first)
+        found, best = dict(zip(tried, reached, strict=True)), tried[int(np.nanargmin(reached))]
+        about = np.array(tried)[_rates.basin(np.array(reached), tolerance)]
+        wide = about[0] < 0.9 * best * FINE[0] or about[-1] > 1.1 * best * FINE[-1]
+        if wide or length < LENGTHS[-1]:  # the middle of a wide basin is steady as it is
+            return tried, reached, tried
+        near = [next((r for r in tried if math.isclose(r, best * each, rel_tol=1e-6)), best * each) for each in FINE]
+        broken = min((r for r in tried if r > best and not math.isfinite(found[r])), default=math.inf)
+        near = [rate for rate in near if rate <= highest and rate < broken]
+        first = self._round([rate for rate in near if rate not in found], length, found)
         if first is None:
-            return tried, reached
-        near = sorted(first)
+            return tried, reached, tried
         second = self._round(near, length, {}, self.seed + 1) or first
-        averages = [(first[rate] + second[rate]) / 2 for rate in near]
-        return (near, averages) if np.isfinite(averages).any() else (tried, reached)
+        averages = {rate: (first[rate] + second[rate]) / 2 for rate in near}
+        if not np.isfinite(list(averages.values())).any():
+            return tried, reached, tried
+        found = {**first, **averages}
+        return sorted(found), [found[rate] for rate in sorted(found)], near
 
     def _round(self, rates, length, reached, seed=None):
         """`reached` and the losses that trainings at `rates` reach; None if the budget does not last."""

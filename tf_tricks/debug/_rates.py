@@ -65,17 +65,24 @@ def best_rate(rates, losses, tolerance):
     losses = np.asarray(losses, "float64")
     if not np.isfinite(losses).any():
         return None
+    here = basin(losses, tolerance)  # only: a second rate that is as good, behind a hill, is luck
+    weights = np.exp((np.nanmin(losses) - losses[here]) / tolerance)
+    return float(math.exp(np.sum(weights * np.log(rates[here])) / np.sum(weights)))
+
+
+def basin(losses, tolerance):
+    """The slice of those beside the lowest loss that are at most two tolerances above it, without a gap.
+
+    Args:
+        losses, tolerance: as for `best_rate`; one loss at least is no NaN.
+    """
     above = np.where(np.isfinite(losses), losses, np.inf) - np.nanmin(losses)
-    best = int(np.argmin(above))
-    # The basin only: a second rate that is as good, behind a hill, is luck.
-    left = right = best
+    left = right = int(np.argmin(above))
     while left > 0 and above[left - 1] <= 2 * tolerance:
         left -= 1
     while right + 1 < len(losses) and above[right + 1] <= 2 * tolerance:
         right += 1
-    basin = slice(left, right + 1)
-    weights = np.exp(-above[basin] / tolerance)
-    return float(math.exp(np.sum(weights * np.log(rates[basin])) / np.sum(weights)))
+    return slice(left, right + 1)
 
 
 def largest_safe_rate(rates, losses, start, share=0.5):

@@ -225,6 +225,18 @@ def test_the_range_of_a_nested_composition_matters_if_a_member_cares():
             Augmentation([inner, bright])
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_image_that_is_not_blurred_stays_as_it_is(nested):
+    layer = Augmentation([RandomGaussianBlur((1.0, 1.0), 3, (1.0, 1.0), value_range=(0, 1))], 0.5, seed=3)
+    layer = Augmentation([layer]) if nested else layer
+    images = np.random.default_rng(0).uniform(-1, 1, (16, 8, 8, 3)).astype("float32")
+    images[:, 4, 4] = np.nan
+    left = [
+        np.array_equal(a, b, equal_nan=True) for a, b in zip(numpy(layer(images, training=True)), images, strict=True)
+    ]
+    assert 2 < sum(left) < 14  # the others are clipped at least
+
+
 def test_the_summary_shows_the_passes_within_a_member():
     inner = Augmentation([RandomFlip(), RandomBrightness(0.1)])
     layer = Augmentation([RandomGaussianBlur(), inner], probability=[1.0, 0.5])

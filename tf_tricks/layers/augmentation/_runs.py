@@ -187,6 +187,21 @@ class Alone(Run):
     def takes(self, layer):
         return False
 
+    @property
+    def rereads(self):
+        return self._stages[0].rereads
+
+    def output_size(self, size):
+        for stage in self._stages:
+            size = stage.output_size(size)
+        return size
+
+    def spec_of(self, name, shape, dtype):
+        return (shape, dtype) if self.step else super().spec_of(name, shape, dtype)
+
+    def at_rest(self, xp, images, others):
+        return (images, others) if self.step else super().at_rest(xp, images, others)
+
     def draw(self, xp, draws, size):
         ((number, layer, probability),) = self.members
         mine = draws.child(number)

@@ -15,11 +15,6 @@ def gaussian_weights(xp, stddev, size):
     return weights / xp.sum(weights, axis=1, keepdims=True)
 
 
-def unblurred(xp, size):
-    """Weights `(1, size)` that leave an image as it is."""
-    return xp.cast(xp.arange(size, dtype="int32") == size // 2, "float32")[None]
-
-
 def smooth(xp, pixels, weights, axis):
     """Each value replaced by the weighted sum of its neighbours along axis 1 or 2; the edge goes on outside."""
     size, length = weights.shape[1], xp.shape(pixels)[axis]
@@ -91,7 +86,8 @@ class RandomGaussianBlur(AugmentationLayer):
         blurred = draws.chance(draws.uniform(*self.factor))
         weights = [gaussian_weights(xp, draws.uniform(*self.sigma), each) for each in self.kernel_size]
         for i, (each, length) in enumerate(zip(weights, self.kernel_size, strict=True)):
-            weights[i] = xp.where(blurred[:, None], each, unblurred(xp, length))
+            alone = xp.cast(xp.arange(length, dtype="int32") == length // 2, "float32")
+            weights[i] = xp.where(blurred[:, None], each, alone[None])
         return {"weights": tuple(weights)}
 
     def transform(self, xp, images, parameters):
@@ -122,8 +118,7 @@ class _Direction:
         return self._layer.draw(xp, draws.child(0), size)
 
     def without(self, xp, parameters, kept):
-        weights = [xp.where(kept[:, None], each, unblurred(xp, each.shape[1])) for each in parameters["weights"]]
-        return {"weights": tuple(weights)}
+        return None  # with the weights of an image that is not blurred it would still be clipped
 
     def transform(self, xp, images, parameters):
         pixels = smooth(xp, xp.cast(images, "float32"), parameters["weights"][self._axis - 1], self._axis)
