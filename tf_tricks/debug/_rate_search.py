@@ -11,7 +11,8 @@ POINTS, FEWEST_POINTS = 80, 25  # of the range test
 SWEEPS = 3  # range tests, each with other batches
 LENGTHS = (40, 120, 400)  # steps of the short trainings, of one round after the other
 SPACING = 2.0  # between the rates of the short trainings
-FINE = 2.0 ** np.arange(-1.0, 1.5, 0.5)  # beside the best of them, the rates of the last ones
+FINE = 2.0 ** np.arange(-1.0, 1.5, 0.5)  # times the best of them: the rates of the last ones,
+ORDERS = 3  # and the orders of the batches of each
 FAR, LITTLE = 10, 0.5  # a rate is too low if it is so far below the suggestion and makes so little of its progress
 
 
@@ -128,7 +129,7 @@ class RateSearch:
         return found
 
     def _refined(self, tried, reached, length, highest, tolerance):
-        """`tried` and `reached`, around the best with rates in between and a mean of two orders; and which these are.
+        """`tried` and `reached`, around the best with rates in between, a mean over orders; and which these are.
 
         From one order of the batches to the next the loss at the best rates jumps by tens of per cent.
         """
@@ -143,8 +144,13 @@ class RateSearch:
         first = self._round([rate for rate in near if rate not in found], length, found)
         if first is None:
             return tried, reached, tried
-        second = self._round(near, length, {}, self.seed + 1) or first
-        averages = {rate: (first[rate] + second[rate]) / 2 for rate in near}
+        orders = [first]
+        for number in range(1, ORDERS):
+            more = self._round(near, length, {}, self.seed + number)
+            if more is None:
+                break
+            orders.append(more)
+        averages = {rate: sum(reached[rate] for reached in orders) / len(orders) for rate in near}
         if not np.isfinite(list(averages.values())).any():
             return tried, reached, tried
         found = {**first, **averages}
