@@ -11,8 +11,9 @@ POINTS, FEWEST_POINTS = 80, 25  # of the range test
 SWEEPS = 3  # range tests, each with other batches
 LENGTHS = (40, 120, 400)  # steps of the short trainings, of one round after the other
 SPACING = 2.0  # between the rates of the short trainings
-FINE = 2.0 ** np.arange(-1.0, 1.5, 0.5)  # times the best of them: the rates of the last ones,
-ORDERS = 3  # and the orders of the batches of each
+FINE = 2.0 ** np.arange(-1.5, 1.0, 0.5)  # times the best of them: the rates of the last ones; luck favours high rates
+ORDERS = 3  # of the batches, for each of the last ones
+WIDE = 3.0  # times its lowest rate: a basin that reaches further has a steady middle
 FAR, LITTLE = 10, 0.5  # a rate is too low if it is so far below the suggestion and makes so little of its progress
 
 
@@ -135,8 +136,7 @@ class RateSearch:
         """
         found, best = dict(zip(tried, reached, strict=True)), tried[int(np.nanargmin(reached))]
         about = np.array(tried)[_rates.basin(np.array(reached), tolerance)]
-        wide = about[0] < 0.9 * best * FINE[0] or about[-1] > 1.1 * best * FINE[-1]
-        if wide or length < LENGTHS[-1]:  # the middle of a wide basin is steady as it is
+        if about[-1] > WIDE * about[0] or length < LENGTHS[-1]:
             return tried, reached, tried
         near = [next((r for r in tried if math.isclose(r, best * each, rel_tol=1e-6)), best * each) for each in FINE]
         broken = min((r for r in tried if r > best and not math.isfinite(found[r])), default=math.inf)
