@@ -148,7 +148,7 @@ def test_around_the_best_rate_others_are_tried_in_another_order_too():
     result = search(Bowl(parabola))
     nearest = int(np.argmin(np.abs(np.log(result.tried) - math.log(0.02))))
     apart = np.diff(np.log2(result.tried))
-    assert apart[nearest - 1 : nearest + 1] == pytest.approx(0.5) and apart.max() == pytest.approx(1)
+    assert apart[nearest - 1 : nearest + 1] == pytest.approx(0.5)
     assert result.suggestion == pytest.approx(0.02, rel=0.05)
     losses, again = lucky(parabola, 0.04)
     result = search(Bowl(losses))

@@ -1,4 +1,6 @@
-"""Image by image, where XLA compiles for a CPU: the same result as all at once, with steps that are kept apart."""
+"""Image by image on a CPU, where XLA compiles and on Torch: the result is that of all at once, with steps kept apart."""
+
+import types
 
 import keras
 import numpy as np
@@ -93,10 +95,13 @@ def test_channels_first_and_a_batch_of_one(turns_of):
         np.testing.assert_allclose(found.transpose(0, 2, 3, 1), expected, atol=0.01)
 
 
+def of_shape(shape, device="cpu"):
+    return types.SimpleNamespace(shape=shape, device=types.SimpleNamespace(type=device))
+
+
 def test_how_many_images_a_turn_takes():
     if keras.backend.backend() == "torch":
-        assert _loops.images_in_a_turn(OPS, (64, 224, 224, 3)) == 0
-        return
+        assert _loops.images_in_a_turn(OPS, of_shape((64, 224, 224, 3), "cuda")) == 0
     for shape, count in {
         (64, 224, 224, 3): 1,
         (None, 224, 224, 3): 1,
@@ -108,10 +113,9 @@ def test_how_many_images_a_turn_takes():
         (4, 0, 224, 3): 0,
         (4, None, None, 3): 0,
     }.items():
-        assert _loops.images_in_a_turn(OPS, shape) == count, shape
+        assert _loops.images_in_a_turn(OPS, of_shape(shape)) == count, shape
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="no loop")
 def test_the_gradient_goes_through_the_turns(turns_of):
     turns_of(1)
     layer = Augmentation([RandomFlip("horizontal"), RandomBrightness(0.1), RandomContrast(0.3)], seed=1)
@@ -124,6 +128,10 @@ def test_the_gradient_goes_through_the_turns(turns_of):
         state = [each.value for each in layer.non_trainable_variables]
         call = lambda x: keras.ops.sum(layer.stateless_call([], state, x, training=True)[0] * weights)  # noqa: E731
         found = np.asarray(jax.jit(jax.grad(call))(x))
+    elif keras.backend.backend() == "torch":
+        given = keras.ops.convert_to_tensor(x).requires_grad_()
+        (layer(given, training=True) * keras.ops.convert_to_tensor(weights)).sum().backward()
+        found = given.grad.numpy()
     else:
         import tensorflow as tf
 
@@ -220,10 +228,10 @@ def test_tensorflow_loops_on_the_cpu_unless_it_sees_a_gpu(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["a GPU, hidden"])
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind=None: seen)
     xp, shape = namespace_of(tf.zeros(())), (64, 224, 224, 3)
-    assert _loops.images_in_a_turn(xp, shape) == 1
+    assert _loops.images_in_a_turn(xp, of_shape(shape)) == 1
     seen.append("a GPU")
     in_pipeline = xp is not OPS  # `tf.data`, of another backend: on the CPU in any case
-    assert _loops.images_in_a_turn(xp, shape) == in_pipeline
+    assert _loops.images_in_a_turn(xp, of_shape(shape)) == in_pipeline
 
 
 @on_tensorflow

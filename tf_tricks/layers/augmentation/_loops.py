@@ -1,15 +1,15 @@
-"""Loops over the images of a batch, which XLA compiles.
+"""Loops over the images of a batch, which XLA compiles, and which Python runs on Torch.
 
 On a CPU an image goes through several steps faster alone: what a step leaves for the next one stays in the cache, in
 memory that is used again for the next image. A batch's worth of it is fresh memory, of which each page must be had from
-the system first: JAX pays more for that than for the arithmetic of most layers.
+the system first: JAX pays more for that than for the arithmetic of most layers, and Torch for each operation.
 """
 
 import contextlib
 import math
 import threading
 
-from tf_tricks._backend import BACKEND, jax
+from tf_tricks._backend import BACKEND, jax, torch
 from tf_tricks.layers._in_tensorflow import tensorflow
 from tf_tricks.layers.augmentation._compiled import apart, is_compiling
 from tf_tricks.layers.augmentation._namespaces import OPS
@@ -19,9 +19,10 @@ MOST_VALUES = 3 * 2**16  # a turn takes several small images
 _here = threading.local()
 
 
-def images_in_a_turn(xp, shape):
-    """How many images of a batch of `shape`, one of the axes the channels, one turn of a loop takes: 0 for no loop."""
-    if None in shape[1:] or not all(isinstance(each, int) for each in shape[1:]) or not _is_compiled_for_cpu(xp):
+def images_in_a_turn(xp, images):
+    """How many of the images `(batch, ...)` one turn of a loop takes: 0 for no loop."""
+    shape = tuple(images.shape)
+    if None in shape[1:] or not all(isinstance(each, int) for each in shape[1:]) or not _is_on_cpu(xp, images):
         return 0
     values, batch = math.prod(shape[1:]), shape[0]
     if values == 0:
@@ -34,9 +35,14 @@ def images_in_a_turn(xp, shape):
     return most if most * values >= LEAST_VALUES else 0
 
 
-def _is_compiled_for_cpu(xp):
-    if xp is OPS and BACKEND == "torch":
-        return False
+def runs_in_python(xp):
+    """Does a loop run as it is, with nothing to compile it?"""
+    return xp is OPS and BACKEND == "torch"
+
+
+def _is_on_cpu(xp, images):
+    if runs_in_python(xp):
+        return images.device.type == "cpu" and not torch.compiler.is_compiling()  # which would unroll the loop
     if xp is OPS and BACKEND == "jax":
         return jax.default_backend() == "cpu"
     # `tf.data` computes on the CPU; which layers are in it, only another backend's can tell.
@@ -46,13 +52,15 @@ def _is_compiled_for_cpu(xp):
 def in_turns(xp, function, images, parameters, dtype):
     """`function(xp, images, parameters)`, for some images after the others, as many as `images_in_a_turn` says.
 
-    All at once where nothing is being compiled: there a loop only costs. In the function `settled` keeps steps apart.
-    `parameters` is a list of nests of tensors `(batch, ...)`, the last one of numbers that change from call to call,
-    int32 `(batch,)`. `dtype` is that of the result.
+    All at once where nothing is being compiled, but on Torch: there a loop only costs. In the function `settled` keeps
+    steps apart. `parameters` is a list of nests of tensors `(batch, ...)`, the last one of numbers that change from
+    call to call, int32 `(batch,)`. `dtype` is that of the result.
     """
-    count = images_in_a_turn(xp, tuple(images.shape))
-    if count == 0 or not is_compiling():
+    count = images_in_a_turn(xp, images)
+    if count == 0 or not (is_compiling() or runs_in_python(xp)):
         return function(xp, images, parameters)
+    if runs_in_python(xp):
+        return _one_after_the_other(xp, function, images, parameters, count)
 
     def turn(xp, images, parameters):
         with _settling(parameters[-1][0]):
@@ -72,6 +80,21 @@ def in_turns(xp, function, images, parameters, dtype):
 
     result = one_by_one(xp, several, split(images), _nest(split, parameters), dtype)
     return xp.reshape(result, (batch, *result.shape[2:]))
+
+
+def _one_after_the_other(xp, function, images, parameters, count):
+    def turn(begin):
+        here = slice(begin, begin + count)
+        return function(xp, images[here], _nest(lambda value: value[here], parameters))
+
+    batch, result = images.shape[0], turn(0)
+    if torch.is_grad_enabled() and result.requires_grad:
+        return torch.cat([result, *map(turn, range(count, batch, count))])
+    whole = result.new_empty((batch, *result.shape[1:]))
+    whole[:count] = result
+    for begin in range(count, batch, count):
+        whole[begin : begin + count] = turn(begin)
+    return whole
 
 
 @contextlib.contextmanager

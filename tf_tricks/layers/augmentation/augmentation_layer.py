@@ -154,7 +154,7 @@ class AugmentationLayer(keras.layers.Layer):
         drawn = self._draw(xp, images, key)  # the images go along for their shape alone
         size = self._size_of(xp, images)
         stages = self.stages()
-        for count, one_pass in self._plan(_loops.images_in_a_turn(xp, tuple(images.shape)) > 0):
+        for count, one_pass in self._plan(xp, _loops.images_in_a_turn(xp, images) > 0):
             (mine, drawn), (here, stages) = ((each[:count], each[count:]) for each in (drawn, stages))
             if one_pass is None:
                 images, others = self._run(xp, here[0], images, others, mine[0])
@@ -199,9 +199,10 @@ class AugmentationLayer(keras.layers.Layer):
             size = stage.output_size(size)
         return drawn
 
-    def _plan(self, in_turns):
+    def _plan(self, xp, in_turns):
         """List of (how many stages, what runs them in one pass); None: a stage that is not ours to compile."""
-        kind = "in turns" if in_turns else "together"
+        in_python = _loops.runs_in_python(xp)
+        kind = f"{'in turns' if in_turns else 'together'}{', in Python' if in_python else ''}"
         if kind not in self._passes:
             groups = []
             for stage in self.stages():
@@ -215,7 +216,9 @@ class AugmentationLayer(keras.layers.Layer):
                     plan.append((1, None))
                     continue
                 is_known = i == last or any(stage.widens for stage in stages)  # the dtype of what a loop gives
-                if not alone and is_known and (len(stages) > 1 or stages[0].by_image):
+                # Uncompiled, every operation on values leaves something in the cache for the next one.
+                by_image = stages[0].by_image or (in_python and stages[0].widens)
+                if not alone and is_known and (by_image or len(stages) > 1):
                     plan.append((len(stages), Compiled(self._pass_in_turns(stages, i == 0, i == last))))
                     continue
                 for k, stage in enumerate(stages):
