@@ -1,4 +1,4 @@
-"""Image by image on a CPU, where XLA compiles and on Torch: the result of all at once, with steps that are kept apart."""
+"""Image by image on a CPU, where XLA compiles and on Torch: the result of all at once, with steps kept apart."""
 
 import types
 
