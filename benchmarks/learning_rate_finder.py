@@ -5,9 +5,8 @@
 A seed draws the initial weights, the order of the batches and what the function draws itself. The spread is the largest
 suggestion over the smallest. Training at the suggestion is compared with training at each rate of a grid, from the same
 weights, with the same batches; what is compared is the training loss, its mean over the last quarter of the steps. From
-one order of the batches to the next it jumps about by tens of per cent, and the lowest of twelve is luck, too: several
-orders are trained with, the geometric mean over them and the seeds is compared with that of the best rate for them all,
-and each seed with its own best.
+one order of the batches to the next it jumps by tens of per cent, and the lowest of twelve is lowest by luck, too: some
+orders choose the best rate of the grid for all seeds, others compare it with the suggestions (geometric means).
 """
 
 import argparse
@@ -100,17 +99,16 @@ class Shuffled(keras.utils.PyDataset):
 class Training:
     """Trains one model again and again, from the same weights, at another rate each time."""
 
-    def __init__(self, task, seed, steps, orders):
-        self.orders = orders
+    def __init__(self, task, seed, steps):
         self.model, self.x, self.y = compiled(task, seed)
         self.model.optimizer.build(self.model.trainable_variables)
         self._variables = [*self.model.variables, *self.model.optimizer.variables]
         self._start = [np.array(keras.ops.convert_to_numpy(v)) for v in self._variables]
         self.seed, self.epochs = seed, max(1, round(steps / -(-len(self.x) // BATCH)))
 
-    def loss(self, rate):
-        """float, that of the last quarter of the epochs, geometric mean over the orders; inf if one is not finite."""
-        return float(np.exp(np.mean([np.log(max(self._loss(rate, order), 1e-30)) for order in range(self.orders)])))
+    def loss(self, rate, orders):
+        """float, that of the last quarter of the epochs, geometric mean over orders; inf if one is not finite."""
+        return geometric_mean([max(self._loss(rate, order), 1e-30) for order in orders])
 
     def _loss(self, rate, order):
         for variable, value in zip(self._variables, self._start, strict=True):
@@ -122,37 +120,43 @@ class Training:
         return found if np.isfinite(found) else float("inf")
 
 
-def measure(task, seed, length, orders, grid, **options):
-    """(suggestion or NaN, seconds that it took, loss there, array of the losses on the grid)."""
-    model, x, y = compiled(task, seed)
-    begin = time.perf_counter()
-    suggestion = find_learning_rate(model, x, y, batch_size=BATCH, seed=seed, verbose=0, **options).suggestion
-    seconds = time.perf_counter() - begin
-    training = Training(task, seed, length, orders)
-    losses = np.array([training.loss(rate) for rate in grid])
-    if suggestion is None:
-        return float("nan"), seconds, float("inf"), losses
-    return suggestion, seconds, training.loss(suggestion), losses
+def geometric_mean(values, axis=None):
+    return np.exp(np.log(values).mean(axis=axis))
+
+
+def measure(task, grid, options, **limits):
+    """(suggestions, NaN for none; seconds of each; the best rate of the grid; losses there and at the suggestions)."""
+    suggestions, seconds, trainings = [], [], []
+    for seed in range(options.seeds):
+        model, x, y = compiled(task, seed)
+        begin = time.perf_counter()
+        found = find_learning_rate(model, x, y, batch_size=BATCH, seed=seed, verbose=0, **limits).suggestion
+        seconds.append(time.perf_counter() - begin)
+        suggestions.append(float("nan") if found is None else found)
+        trainings.append(Training(task, seed, options.steps))
+    orders = range(options.orders)
+    best = grid[np.argmin([geometric_mean([each.loss(rate, orders) for each in trainings]) for rate in grid])]
+    fresh = range(options.orders, options.orders + options.fresh)  # the lowest of many is lowest by luck, too
+    at_best = np.array([each.loss(best, fresh) for each in trainings])
+    pairs = zip(trainings, suggestions, strict=True)
+    return suggestions, seconds, best, at_best, np.array([each.loss(rate, fresh) for each, rate in pairs])
 
 
 # --- table and command line -----------------------------------------------------------------------------------------
 
 
-def row_of(task, grid, found):
-    suggestions, seconds, losses, on_grid = (np.array(each, "float64") for each in zip(*found, strict=True))
-    spread = suggestions.max() / suggestions.min()
-    means = np.exp(np.log(on_grid).mean(axis=0))
-    best = int(np.argmin(means))
-    excess, ratios = float(np.exp(np.log(losses).mean()) / means[best]), losses / on_grid.min(axis=1)
+def row_of(task, suggestions, seconds, best, at_best, losses):
+    spread, ratios = max(suggestions) / min(suggestions), losses / at_best
+    excess = geometric_mean(ratios)
     return [
         task,
         _listed(suggestions, ".2g"),
         f"{spread:.1f}" + ("" if spread <= SPREAD else " (!)"),
-        f"{grid[best]:.2g}",
-        f"{means[best]:.3g}",
+        f"{best:.2g}",
+        f"{geometric_mean(at_best):.3g}",
         f"{excess:.2f}" + ("" if excess <= 1 + EXCESS else " (!)"),
         _listed(ratios, ".2f"),
-        f"{np.sum(ratios <= 1 + EXCESS)} of {len(found)}",
+        f"{np.sum(ratios <= 1 + EXCESS)} of {len(ratios)}",
         f"{np.median(seconds):.1f}",
     ]
 
@@ -161,7 +165,7 @@ def _listed(numbers, form):
     return " ".join(format(number, form) for number in numbers)
 
 
-def heading(grid, steps, orders):
+def heading(grid, options):
     backend = __import__(BACKEND)
     columns = [
         "task",
@@ -170,7 +174,7 @@ def heading(grid, steps, orders):
         "best rate of the grid",
         "its loss",
         f"loss at the suggestions / that, target {1 + EXCESS:g}",
-        "each seed / its own best",
+        "each seed",
         f"within {100 * EXCESS:.0f} %",
         "s a call",
     ]
@@ -179,9 +183,9 @@ def heading(grid, steps, orders):
         "",
         f"tf_tricks {tf_tricks.__version__}, keras {keras.__version__}, {BACKEND} {backend.__version__}, numpy "
         f"{np.__version__}, Python {platform.python_version()}, {os.cpu_count()} processor cores, load "
-        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {steps} steps, {orders} "
-        f"orders of batches, a grid of {len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g}. A number for each seed. "
-        "(!): over the target.",
+        f"{os.getloadavg()[0]:.1f} at the begin. Adam, batches of {BATCH}, trainings of about {options.steps} steps, a "
+        f"grid of {len(grid)} rates from {grid[0]:.2g} to {grid[-1]:.2g} with {options.orders} orders of batches, its "
+        f"best rate and the suggestions with {options.fresh} others. A number for each seed. (!): over the target.",
         "",
         "| " + " | ".join(columns) + " |",
         "| --- |" + " --- |" * (len(columns) - 1),
@@ -193,7 +197,8 @@ def parse(argv=None):
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=400, help="of the trainings at the suggestion and on the grid")
-    parser.add_argument("--orders", type=int, default=3, help="of the batches, at each rate")
+    parser.add_argument("--orders", type=int, default=3, help="of the batches, at each rate of the grid")
+    parser.add_argument("--fresh", type=int, default=20, help="other orders, at its best rate and the suggestions")
     parser.add_argument("--points", type=int, default=12, help="rates of the grid")
     parser.add_argument("--seconds", type=float, help="limit of each call of find_learning_rate; none by default")
     parser.add_argument("--quick", action="store_true", help="tiny, to see that it runs")
@@ -203,18 +208,16 @@ def parse(argv=None):
 
 def main(argv=None):
     arguments = parse(argv)
-    options = {"seconds": arguments.seconds}
+    limits = {"seconds": arguments.seconds}
     if arguments.quick:
-        arguments.seeds, arguments.steps, arguments.orders, arguments.points = 2, 1, 2, 2
-        options["steps"] = 700
+        arguments.seeds, arguments.steps, arguments.orders, arguments.fresh, arguments.points = 2, 1, 1, 2, 2
+        limits["steps"] = 700
     grid = np.geomspace(1e-4, 0.3, arguments.points)
-    lines = heading(grid, arguments.steps, arguments.orders)
+    lines = heading(grid, arguments)
     print("\n".join(lines), flush=True)
     begin = time.perf_counter()
     for task in arguments.tasks:
-        trainings = arguments.steps, arguments.orders, grid
-        found = [measure(task, seed, *trainings, **options) for seed in range(arguments.seeds)]
-        lines.append("| " + " | ".join(row_of(task, grid, found)) + " |")
+        lines.append("| " + " | ".join(row_of(task, *measure(task, grid, arguments, **limits))) + " |")
         print(lines[-1], flush=True)
     lines += ["", f"{time.perf_counter() - begin:.0f} s; load at the end: {os.getloadavg()[0]:.1f}."]
     print("\n".join(lines[-2:]), flush=True)
