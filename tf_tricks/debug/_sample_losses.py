@@ -14,6 +14,7 @@ _EPOCHS = 25
 _PATIENCE = 4  # epochs without a better loss of the samples that are held out
 _NEAR = 1.25  # times the best loss: epochs as good as that have a say
 _EASY = 0.9  # of the samples, those with the lower losses, say how good a model is: the others may be wrong themselves
+_TRAINING = 0.85  # of the budget: what a model makes of the other half is measured in the rest
 _REPEATS = 4
 
 
@@ -94,20 +95,20 @@ def held_out_losses(loan, function, data, seed, budget, forget):
     generator = np.random.default_rng(seed)
     total, number, repeat = np.zeros(data.size), 0, 0
     begin = budget.share()
-    while repeat < _REPEATS and (repeat == 0 or 1 - budget.share() > 0.9 * (budget.share() - begin)):
+    while repeat < _REPEATS and (repeat == 0 or _TRAINING - budget.share() > 0.9 * (budget.share() - begin)):
         begin = budget.share()
         order = generator.permutation(data.size)
         halves = order[: data.size // 2], order[data.size // 2 :]
         losses = np.zeros(data.size)
         for part, (out, others) in enumerate((halves, halves[::-1])):
-            end = begin + (1 - begin) * (part + 1) / 2 if repeat == 0 else 1.0
+            end = begin + (_TRAINING - begin) * (part + 1) / 2 if repeat == 0 else _TRAINING
             slots = _Slots(budget, end)
             loan.reset()
             if forget:
                 forget_all(loan.model, generator)
             trained = data.take(others), data.take(out)
             losses[out] = _trained_and_measured(loan, function, *trained, slots, generator, min(CHUNK, data.size))
-        if repeat and budget.over():  # cut short
+        if repeat and budget.share() >= _TRAINING:  # cut short
             break
         total, number, repeat = total + losses, number + 1, repeat + 1
     loan.reset()
