@@ -58,7 +58,7 @@ def prepare_cifar10(folder):
 
         def _info(self):
             image, label = tfds.features.Image(shape=(32, 32, 3)), tfds.features.ClassLabel(num_classes=10)
-            features = tfds.features.FeaturesDict({"image": image, "label": label})
+            features = tfds.features.FeaturesDict({"id": tfds.features.Text(), "image": image, "label": label})
             return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", "label"))
 
         def _split_generators(self, dl_manager):
@@ -68,6 +68,7 @@ def prepare_cifar10(folder):
             rng = np.random.default_rng(count)
             for key in range(count):
                 row, column = rng.integers(0, (427 - 32, 640 - 32))
-                yield key, {"image": photographs[key % 2][row : row + 32, column : column + 32], "label": key % 2}
+                image = photographs[key % 2][row : row + 32, column : column + 32]
+                yield key, {"id": f"{key:05d}", "image": image, "label": key % 2}
 
     Cifar10(data_dir=str(folder)).download_and_prepare()
