@@ -32,7 +32,7 @@ class LearningRates(Result):
         verdict: str or None, on the present rate: "fine", "too low" or "too high".
         rates, losses: lists of float, the range test: the median over its runs, smoothed.
         tried, reached: lists of float, the rates of the last round of short trainings, ascending, and the loss each
-            reached, around the best one the mean of two orders of the batches; NaN where it broke.
+            reached, around the best one the mean over orders of the batches; NaN where it broke.
         length: int, steps of each of these trainings.
         findings: list of `Finding`s: "too_low", "too_high", "does_not_learn", "not_finite" (faults), "short_budget".
             Of a model that has learned already (see `find_learning_rate`) the first three are remarks.
@@ -125,8 +125,8 @@ def find_learning_rate(
     other batches. The rate at which the smoothed loss falls fastest is where short trainings begin: at rates a factor
     of 2 apart, from the model's present weights, all with the same batches; in three rounds, each longer than the last,
     the rates that fall behind are dropped. Around the best one, if the budget lasts and not many are about as good,
-    come rates in between and another order of the batches. The suggestion is the centre of those that end about equally
-    well: a range test alone sees each rate for one step.
+    come rates in between and two other orders of the batches. The suggestion is the centre of those that end about
+    equally well: a range test alone sees each rate for one step.
 
     A schedule is judged by the highest rate that is ahead: its first rate may be that of a warm-up. Where a model has
     been trained already and its loss is below half of that of predicting the mean, no rate may help it any further:
