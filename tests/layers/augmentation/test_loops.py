@@ -8,15 +8,18 @@ import pytest
 
 from tf_tricks.layers.augmentation import (
     Augmentation,
+    CutMix,
     MixUp,
     RandAugment,
     RandomBrightness,
     RandomColorJitter,
     RandomContrast,
+    RandomCrop,
     RandomErasing,
     RandomFlip,
     RandomGaussianBlur,
     RandomGaussianNoise,
+    RandomGrayscale,
     RandomRotation,
     _compiled,
     _loops,
@@ -85,6 +88,40 @@ def test_images_in_turns_are_what_they_are_together(name, count, turns_of):
         assert np.abs(found.astype("float32") - images(dtype=dtype)).max() > 5
 
 
+ALONE = {
+    "flip": RandomFlip,
+    "crop": lambda **kw: RandomCrop(7, 8, **kw),
+    "rotation": lambda **kw: RandomRotation(0.1, **kw),
+    "grayscale": RandomGrayscale,
+    "erasing": lambda **kw: RandomErasing(fill_value=(1, 2, 3), **kw),
+    "mixup": MixUp,
+    "cutmix": lambda **kw: CutMix((1.0, 1.0), **kw),
+    "sometimes": lambda **kw: Augmentation([RandomBrightness((0.2, 0.2))], probability=0.5, **kw),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only Python takes turns for these alone")
+@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_in_python_every_layer_takes_turns(name, data_format, turns_of, monkeypatch):
+    axes = (0, 3, 1, 2) if data_format == "channels_first" else (0, 1, 2, 3)
+    turns, put_together = [], _loops._put_together
+    monkeypatch.setattr(_loops, "_put_together", lambda *args: turns.append(args[2]) or put_together(*args))
+    for dtype in ("float32", "uint8"):
+        x = images(dtype=dtype).transpose(axes)
+        turns_of(0)
+        together = augmented(ALONE[name](seed=3, dtype=dtype, data_format=data_format), x)
+        assert not turns
+        for count in (1, 4):  # of six images: the last turn takes two
+            turns_of(count)
+            found = augmented(ALONE[name](seed=3, dtype=dtype, data_format=data_format), x)
+            assert turns.pop() == count
+            np.testing.assert_allclose(found, together, atol=0.01 if dtype == "float32" else 1)
+            assert found.dtype == dtype
+        differs = (found != x).reshape(6, -1).any(axis=1) if found.shape == x.shape else np.array([True])
+        assert differs.any()
+
+
 def test_channels_first_and_a_batch_of_one(turns_of):
     turns_of(1)
     layer, other = (LAYERS["pipeline"](seed=3, data_format=f"channels_{where}") for where in ("first", "last"))
@@ -100,14 +137,15 @@ def of_shape(shape, device="cpu"):
 
 
 def test_how_many_images_a_turn_takes():
-    if keras.backend.backend() == "torch":
+    in_python = keras.backend.backend() == "torch"
+    if in_python:
         assert _loops.images_in_a_turn(OPS, of_shape((64, 224, 224, 3), "cuda")) == 0
     for shape, count in {
         (64, 224, 224, 3): 1,
         (None, 224, 224, 3): 1,
         (256, 32, 32, 3): 64,  # 196,608 values
         (None, 32, 32, 3): 0,  # one image alone is too few
-        (251, 32, 32, 3): 0,  # a prime
+        (251, 32, 32, 3): 64 if in_python else 0,  # a prime: XLA's turns all take as many
         (8, 32, 32, 3): 0,  # few, and all in the cache
         (0, 224, 224, 3): 0,
         (4, 0, 224, 3): 0,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tf_tricks.layers import augmentation as layers
+from tf_tricks.layers.augmentation import _random
 
 
 def numpy(x):
@@ -27,6 +28,14 @@ def test_gaussian_noise_is_standard_normal_within_three_sigma(noise):
         # 3072 numbers: the test sees distances of the distribution functions from about 0.03 on.
         assert stats.kstest(inside, stats.truncnorm(-3, 3).cdf).pvalue > 0.001
     assert 0.2 < -stats.kurtosis(noise.ravel()) < 0.4  # a sum of four uniform numbers has -0.3
+
+
+def test_noise_is_the_sum_of_four_bytes():
+    salt = keras.ops.convert_to_tensor(np.array([3, -7], "int32"))
+    bits = keras.ops.convert_to_numpy(_random.field(keras.ops, salt, (2, 9, 8, 3)))
+    expected = (bits.view("uint8").reshape(*bits.shape, 4).sum(axis=-1, dtype="int32") - 510) / np.sqrt(65535 / 3)
+    found = numpy(_random.normal_field(keras.ops, salt, (2, 9, 8, 3), 2.0))
+    np.testing.assert_allclose(found, 2 * expected, rtol=1e-6)
 
 
 def test_gaussian_noise_of_neighbours_channels_and_images_is_not_correlated(noise):

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from tf_tricks._backend import BACKEND
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
@@ -68,10 +69,14 @@ def contrast(xp, pixels, factor):
     return (pixels - centre) * per_image(xp, factor) + centre
 
 
+def luminance(xp, pixels):
+    """The luminance, `(batch, height, width, 1)`."""
+    return _kernels.weigh_channels(xp, pixels, LUMA)
+
+
 def grayscale(xp, pixels):
     """The luminance in all three channels."""
-    red, green, blue = (pixels[..., i : i + 1] * weight for i, weight in enumerate(LUMA))
-    return (red + green + blue) + xp.zeros_like(pixels)
+    return luminance(xp, pixels) + xp.zeros_like(pixels)
 
 
 def hue_and_saturation(xp, pixels, turns, saturation, value_range):
@@ -101,7 +106,7 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     sextant = side + xp.where(red_leads, zero, xp.where(green_leads, zero + 2.0, zero + 4.0))
     away = xp.abs(sextant + (per_image(xp, turns) * 6.0 - xp.convert_to_tensor(_SEXTANTS)))
     away = xp.minimum(away, xp.abs(away - 6.0))
-    return value - new_chroma * xp.clip(away - 1.0, 0.0, 1.0) + low
+    return value - new_chroma * _kernels.clip(xp, away - 1.0, 0.0, 1.0) + low
 
 
 # --- matrices ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ def images_in_a_turn(xp, images):
         return 0
     most = max(MOST_VALUES // values, 1)
     if isinstance(batch, int) and batch > 0:
-        most = next(each for each in range(min(most, batch), 0, -1) if batch % each == 0)
+        # In Python the last turn may take fewer; XLA's turns all take as many.
+        most = next(each for each in range(min(most, batch), 0, -1) if batch % each == 0 or runs_in_python(xp))
     else:
         most = 1 if batch is None else 0
     return most if most * values >= LEAST_VALUES else 0
@@ -87,7 +88,12 @@ def _one_after_the_other(xp, function, images, parameters, count):
         here = slice(begin, begin + count)
         return function(xp, images[here], _nest(lambda value: value[here], parameters))
 
-    batch, result = images.shape[0], turn(0)
+    with _one_at_a_time(count == 1):
+        return _put_together(turn, images.shape[0], count)
+
+
+def _put_together(turn, batch, count):
+    result = turn(0)
     if torch.is_grad_enabled() and result.requires_grad:
         return torch.cat([result, *map(turn, range(count, batch, count))])
     whole = result.new_empty((batch, *result.shape[1:]))
@@ -95,6 +101,27 @@ def _one_after_the_other(xp, function, images, parameters, count):
     for begin in range(count, batch, count):
         whole[begin : begin + count] = turn(begin)
     return whole
+
+
+@contextlib.contextmanager
+def _one_at_a_time(value):
+    before, _here.has_one = has_one_image(), value
+    try:
+        yield
+    finally:
+        _here.has_one = before
+
+
+def has_one_image():
+    """Is this a turn that Python runs for one image, on a CPU? Then a condition may be a branch."""
+    return getattr(_here, "has_one", False)
+
+
+def where(xp, condition, change, images):
+    """`change()` for the images for which `condition` `(batch,)` holds, the others as they are."""
+    if has_one_image():
+        return change() if bool(condition) else images
+    return xp.where(xp.reshape(condition, (-1, 1, 1, 1)), change(), images)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import numbers
 
-from tf_tricks.layers.augmentation import _random
+from tf_tricks.layers.augmentation import _kernels, _random
 from tf_tricks.layers.augmentation._colour import per_image
 
 
@@ -76,12 +76,12 @@ def filled(xp, pixels, mask, fill_value, salt, value_range, layer):
     """
     low, high = value_range
     if fill_value is None:
-        fill = xp.clip(_random.normal_field(xp, salt, xp.shape(pixels)) * high, low, high)
+        fill = _kernels.clip(xp, _random.normal_field(xp, salt, xp.shape(pixels), high), low, high)
     else:
         if isinstance(fill_value, tuple) and len(fill_value) != pixels.shape[-1]:
             raise ValueError(
                 f"{layer}: `fill_value` must have one number for each channel. Received: {len(fill_value)} numbers, "
                 f"images of {pixels.shape[-1]} channels"
             )
-        fill = xp.clip(xp.convert_to_tensor(fill_value, dtype="float32"), low, high) + xp.zeros_like(pixels)
-    return xp.where(mask, fill, pixels)
+        fill = xp.clip(xp.convert_to_tensor(fill_value, dtype="float32"), low, high)
+    return xp.where(_kernels.in_all_channels(xp, mask, pixels.shape[-1]), fill, pixels)

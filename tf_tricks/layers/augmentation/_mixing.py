@@ -24,6 +24,10 @@ class MixingAugmentation(AugmentationLayer):
         self.num_classes = check_optional(check_integer, "num_classes", num_classes, 2)
         self.bounding_box_format = check_one_of("bounding_box_format", bounding_box_format, (None, *FORMATS))
 
+    def mix_images(self, xp, images, partners, parameters):
+        """Images `(batch, height, width, channels)` and their partners, mixed."""
+        raise NotImplementedError
+
     def mix_masks(self, xp, masks, partners, parameters, size):
         """Segmentation masks `(batch, height, width, ...)` and those of the partners, mixed."""
         raise NotImplementedError
@@ -31,6 +35,15 @@ class MixingAugmentation(AugmentationLayer):
     def mix_boxes(self, xp, boxes, partners, parameters):
         """A dict with `boxes` `(batch, n, 4)` and `labels` `(batch, n)`, and that of the partners, mixed."""
         raise NotImplementedError
+
+    def with_partners(self, xp, images, parameters):
+        """The parameters with the other image of each image, one of `images`: what `transform` then needs no more."""
+        return {**parameters, "partners": xp.take(images, parameters["order"], axis=0)}
+
+    def transform(self, xp, images, parameters):
+        if "partners" not in parameters:
+            parameters = self.with_partners(xp, images, parameters)
+        return self.mix_images(xp, images, parameters["partners"], parameters)
 
     def transform_others(self, xp, others, parameters, size):
         order, weight = parameters["order"], parameters["weight"]

@@ -7,7 +7,7 @@ next, and no operation runs for nothing. Torch, which has no such loop, runs eac
 
 from tf_tricks._backend import BACKEND, torch
 from tf_tricks._checks import check_number, check_one_of
-from tf_tricks.layers.augmentation import _geometry, _loops, _operations
+from tf_tricks.layers.augmentation import _geometry, _kernels, _loops, _operations
 from tf_tricks.layers.augmentation._boxes import FORMATS
 from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._resample import FILL_MODES, INTERPOLATIONS
@@ -127,8 +127,8 @@ class Policy(AugmentationLayer):
         """What a step may do, `(pixels, amount, matrix) -> pixels`: nothing, move pixels, or change values."""
 
         def branch(function):
-            return lambda pixels, amount, matrix: xp.clip(
-                function(xp, pixels, amount, self.value_range), *self.value_range
+            return lambda pixels, amount, matrix: _kernels.clip(
+                xp, function(xp, pixels, amount, self.value_range), *self.value_range
             )
 
         changes = [branch(_operations.VALUES[name]) for _, name in self._changes]

@@ -8,24 +8,34 @@ same key gives the same bits on TensorFlow, JAX and Torch.
 
 import math
 
+import numpy as np
+
 
 def _signed(constant):
     return constant - 2**32 if constant >= 2**31 else constant
 
 
+_SALTS = 16
 _FIRST, _SECOND = (_signed(constant) for constant in (0x7FEB352D, 0x846CA68B))
+
+# Augmented assignments to what a function has made itself work in place on Torch, which keeps it in the cache.
 
 
 def _shift_right(xp, x, count):
     """The bits of an int32 moved right, zeros from the left (`right_shift` repeats the sign)."""
-    return xp.bitwise_and(xp.right_shift(x, count), (1 << (32 - count)) - 1)
+    shifted = xp.right_shift(x, count)
+    shifted &= (1 << (32 - count)) - 1
+    return shifted
 
 
 def scramble(xp, x):
     """A permutation of int32 under which one changed bit changes each other with probability one half."""
-    x = xp.bitwise_xor(x, _shift_right(xp, x, 16)) * _FIRST
-    x = xp.bitwise_xor(x, _shift_right(xp, x, 15)) * _SECOND
-    return xp.bitwise_xor(x, _shift_right(xp, x, 16))
+    x = xp.bitwise_xor(x, _shift_right(xp, x, 16))
+    x *= _FIRST
+    x ^= _shift_right(xp, x, 15)
+    x *= _SECOND
+    x ^= _shift_right(xp, x, 16)
+    return x
 
 
 def unit_interval(xp, bits):
@@ -54,6 +64,7 @@ class Draws:
     def __init__(self, xp, key, batch):
         self._xp, self._key, self._batch = xp, key, batch
         self._streams = 0
+        self._salts, self._places = None, {}
 
     def child(self, number):
         """The numbers of a member of a composition, which do not depend on what the other members draw."""
@@ -62,17 +73,23 @@ class Draws:
         return Draws(xp, key, self._batch)
 
     def _salt(self):
+        """The number of the next stream; made for several at a time, which on Torch costs as much as one."""
+        xp, place = self._xp, self._streams % _SALTS
+        if place == 0:
+            streams = np.arange(self._streams + 1, self._streams + 1 + _SALTS, dtype="uint32") * np.uint32(0x9E3779B9)
+            first = scramble(xp, self._key[0] + xp.convert_to_tensor(streams.view("int32")))
+            self._salts = scramble(xp, xp.bitwise_xor(first, self._key[1]))
         self._streams += 1
-        xp = self._xp
-        first = scramble(xp, self._key[0] + _signed(self._streams * 0x9E3779B9 % 2**32))
-        return scramble(xp, xp.bitwise_xor(first, self._key[1]))
+        return self._salts[place]
 
     def bits(self, count=1):
         """int32 tensor `(batch, count)`."""
         xp = self._xp
-        rows = xp.reshape(xp.arange(self._batch, dtype="int32"), (-1, 1))
-        columns = xp.reshape(xp.arange(count, dtype="int32"), (1, -1))
-        return scramble(xp, xp.bitwise_xor(scramble(xp, rows * count + columns), self._salt()))
+        if count not in self._places:
+            rows = xp.reshape(xp.arange(self._batch, dtype="int32"), (-1, 1))
+            columns = xp.reshape(xp.arange(count, dtype="int32"), (1, -1))
+            self._places[count] = scramble(xp, rows * count + columns)
+        return scramble(xp, xp.bitwise_xor(self._places[count], self._salt()))
 
     def uniform(self, low=0.0, high=1.0, count=None):
         """float32 in [low, high): `(batch,)`, or `(batch, count)`."""
@@ -118,16 +135,25 @@ class Draws:
 def field(xp, salt, shape):
     """int32 bits for each value of images of `shape`, from one number `(batch,)` for each image, within a pass."""
     _, *rest = shape
-    index = 0
-    for axis, size in enumerate(rest):
-        where = [-1 if i == axis else 1 for i in range(len(rest))]
-        index = index * size + xp.reshape(xp.arange(size, dtype="int32"), where)
-    return scramble(xp, xp.bitwise_xor(index[None] * _FIRST, xp.reshape(salt, [-1] + [1] * len(rest))))
+    index = xp.reshape(xp.arange(math.prod(rest), dtype="int32"), (1, *rest))
+    index *= _FIRST
+    return scramble(xp, xp.bitwise_xor(index, xp.reshape(salt, [-1] + [1] * len(rest))))
 
 
-def normal_field(xp, salt, shape):
-    """Standard normal noise for each value of images, as far as 3.4 standard deviations: the sum of four bytes."""
+def normal_field(xp, salt, shape, stddev=1.0):
+    """Normal noise for each value of images, as far as 3.4 standard deviations: the sum of four bytes.
+
+    `stddev` is a number, or a tensor that broadcasts against images.
+    """
     bits = field(xp, salt, shape)
-    total = sum(xp.bitwise_and(xp.right_shift(bits, shift), 255) for shift in (0, 8, 16, 24))
+    # Two bytes at a time, in the two halves of a number; the product adds its lower half to its upper one.
+    halves = xp.right_shift(bits, 8)
+    halves &= 0x00FF00FF
+    bits &= 0x00FF00FF
+    halves += bits
+    halves *= 0x00010001
+    total = xp.cast(xp.right_shift(halves, 16), "float32")
     # Four uniform integers 0..255 have mean 4 * 127.5 and variance 4 * (256**2 - 1) / 12.
-    return (xp.cast(total, "float32") - 510.0) * (1.0 / (65535.0 / 3.0) ** 0.5)
+    total -= 510.0
+    total *= stddev * (1.0 / (65535.0 / 3.0) ** 0.5)
+    return total

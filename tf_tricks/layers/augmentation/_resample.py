@@ -74,14 +74,14 @@ def _taps(xp, v, length, fill_mode):
     end = _number(xp, length)
     if fill_mode == "wrap":
         v = v - end * xp.floor(v / end)
-        first = xp.clip(xp.floor(v), 0.0, end - 1.0)  # rounding may give `end` itself
+        first = _kernels.clip(xp, xp.floor(v), 0.0, end - 1.0)  # rounding may give `end` itself
         second = xp.where(first < end - 1.0, first + 1.0, xp.zeros_like(first))
         share = v - first
         return xp.cast(first, "int32"), xp.cast(second, "int32"), 1.0 - share, share
     if fill_mode == "reflect":
         v = _reflect(xp, v, end)
     if fill_mode != "constant":
-        v = xp.clip(v, 0.0, end - 1.0)
+        v = _kernels.clip(xp, v, 0.0, end - 1.0)
     # With an axis of one pixel the second is the first, with no share.
     first = xp.maximum(xp.minimum(xp.floor(v), end - 2.0), 0.0)
     second_step = min(length - 1, 1) if isinstance(length, int) else xp.minimum(length - 1, 1)
@@ -105,7 +105,7 @@ def _whole(xp, v, length, fill_mode):
         v = v - end * xp.floor(v / end)
     elif fill_mode == "reflect":
         v = _reflect(xp, v, end)
-    return xp.cast(xp.clip(v, 0.0, end - 1.0), "int32")
+    return xp.cast(_kernels.clip(xp, v, 0.0, end - 1.0), "int32")
 
 
 def _outside(xp, v, length):

@@ -10,7 +10,7 @@ from tf_tricks.layers.augmentation import _geometry, _loops
 from tf_tricks.layers.augmentation._warp import Warp
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
-from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation, per_image
+from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 from tf_tricks.layers.augmentation.random_crop import Cropping
 
 
@@ -159,8 +159,10 @@ class PixelRun(Run):
         return pixels
 
     def _change(self, xp, layer, pixels, drawn, kept=None):
-        changed = layer.apply(xp, pixels, drawn)
-        return changed if kept is None else xp.where(per_image(xp, kept), changed, pixels)
+        def change():
+            return layer.apply(xp, pixels, drawn)
+
+        return change() if kept is None else _loops.where(xp, kept, change, pixels)
 
     def __str__(self):
         return f"values: {super().__str__()}"

@@ -5,6 +5,7 @@ float32 `(batch,)`; they return the same shape, within `value_range` if the pixe
 image itself: neighbours in the batch play no part.
 """
 
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._colour import per_image
 
 LEVELS = 256  # what 8 bits hold; the tables count in these steps whatever the range
@@ -15,7 +16,7 @@ def posterise(xp, pixels, amount, value_range):
     step = per_image(xp, xp.exp(xp.round(8.0 - amount) * _LOG_2))
     step = xp.round(step)  # `exp` is not exact, a power of two is
     kept = xp.floor(_whole_levels(xp, pixels, value_range) / step) * step
-    return xp.clip(_from_levels(kept, value_range), *value_range)
+    return _kernels.clip(xp, _from_levels(kept, value_range), *value_range)
 
 
 def solarise(xp, pixels, amount, value_range):
@@ -80,7 +81,7 @@ def sharpness(xp, pixels, amount, value_range):
         inside = xp.logical_and(inside, xp.logical_and(place > 0, place < size - 1))
     smooth = (smooth + 4.0 * pixels) * (1.0 / 13.0)
     changed = smooth + (pixels - smooth) * per_image(xp, amount)
-    return xp.clip(xp.where(inside, changed, pixels), *value_range)
+    return _kernels.clip(xp, xp.where(inside, changed, pixels), *value_range)
 
 
 _LOG_2 = 0.6931471805599453
@@ -88,7 +89,7 @@ _LOG_2 = 0.6931471805599453
 
 def _blend(xp, pixels, changed, amount, value_range):
     # Clipped, because rounding may lead out of the range by one digit.
-    return xp.clip(pixels + (changed - pixels) * per_image(xp, amount), *value_range)
+    return _kernels.clip(xp, pixels + (changed - pixels) * per_image(xp, amount), *value_range)
 
 
 def _whole_levels(xp, pixels, value_range):
@@ -96,7 +97,7 @@ def _whole_levels(xp, pixels, value_range):
     low, high = value_range
     # Without the small shift 3 / 255 would become 2: its product with 255 is a little below 3.
     levels = xp.floor((pixels - low) * ((LEVELS - 1) / (high - low)) + 1e-3)
-    return xp.clip(levels, 0.0, LEVELS - 1.0)
+    return _kernels.clip(xp, levels, 0.0, LEVELS - 1.0)
 
 
 def _from_levels(levels, value_range):

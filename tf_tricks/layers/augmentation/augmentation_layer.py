@@ -9,7 +9,7 @@ import numpy as np
 from tf_tricks._backend import BACKEND, tf, torch
 from tf_tricks._checks import check_integer, check_one_of, check_optional, check_range
 from tf_tricks.layers._in_tensorflow import tensorflow
-from tf_tricks.layers.augmentation import _loops, _random
+from tf_tricks.layers.augmentation import _kernels, _loops, _random
 from tf_tricks.layers.augmentation._compiled import Compiled, apart
 from tf_tricks.layers.augmentation._inputs import (
     are_masks_first,
@@ -206,7 +206,8 @@ class AugmentationLayer(keras.layers.Layer):
         if kind not in self._passes:
             groups = []
             for stage in self.stages():
-                alone = not in_turns or hasattr(stage, "run") or stage.mixes_images
+                mixes = stage.mixes_images and not (in_python and hasattr(stage, "with_partners"))
+                alone = not in_turns or hasattr(stage, "run") or mixes
                 if alone or not groups or groups[-1][0]:
                     groups.append((alone, []))
                 groups[-1][1].append(stage)
@@ -215,9 +216,10 @@ class AugmentationLayer(keras.layers.Layer):
                 if hasattr(stages[0], "run"):
                     plan.append((1, None))
                     continue
-                is_known = i == last or any(stage.widens for stage in stages)  # the dtype of what a loop gives
-                # Uncompiled, every operation on values leaves something in the cache for the next one.
-                by_image = stages[0].by_image or (in_python and stages[0].widens)
+                # The dtype of what a loop gives; Python asks for none.
+                is_known = in_python or i == last or any(stage.widens for stage in stages)
+                # Uncompiled, every operation leaves something in the cache for the next one.
+                by_image = in_python or stages[0].by_image
                 if not alone and is_known and (by_image or len(stages) > 1):
                     plan.append((len(stages), Compiled(self._pass_in_turns(stages, i == 0, i == last))))
                     continue
@@ -250,11 +252,16 @@ class AugmentationLayer(keras.layers.Layer):
             images = last(images, parameters[len(others)])
             return self._as_given(xp, self._finish(xp, images)) if is_last else xp.cast(images, "float32")
 
+        def one_turn_of_several(xp, images, parameters, whole):
+            whole = self._channels_last(xp, whole) if is_first else whole
+            return one_turn(xp, images, [stages[0].with_partners(xp, whole, parameters[0]), *parameters[1:]])
+
         def one_pass(xp, images, parameters):
             mine, number = parameters
             numbers = xp.arange(xp.shape(images)[0], dtype="int32") + number
             dtype = self.compute_dtype if is_last else "float32"
-            return _loops.in_turns(xp, one_turn, images, [*mine, numbers], dtype)
+            turn = functools.partial(one_turn_of_several, whole=images) if stages[0].mixes_images else one_turn
+            return _loops.in_turns(xp, turn, images, [*mine, numbers], dtype)
 
         return one_pass
 
@@ -281,7 +288,7 @@ class AugmentationLayer(keras.layers.Layer):
         if kind == self.compute_dtype:
             return images
         if "int" in self.compute_dtype and not ("int" in kind and np.can_cast(kind, self.compute_dtype)):
-            images = xp.clip(xp.round(xp.cast(images, "float32")), *_limits(self.compute_dtype))
+            images = _kernels.clip(xp, xp.round(xp.cast(images, "float32")), *_limits(self.compute_dtype))
         return xp.cast(images, self.compute_dtype)
 
     def _key(self, xp):

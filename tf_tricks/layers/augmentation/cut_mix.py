@@ -2,6 +2,7 @@
 
 import keras
 
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._factors import check_factor
 from tf_tricks.layers.augmentation._mixing import MixingAugmentation
 
@@ -63,8 +64,8 @@ class CutMix(MixingAugmentation):
             "box": xp.where(kept[:, None], box, xp.zeros_like(box)),
         }
 
-    def transform(self, xp, images, parameters):
-        return self._paste(xp, images, xp.take(images, parameters["order"], axis=0), parameters)
+    def mix_images(self, xp, images, partners, parameters):
+        return self._paste(xp, images, partners, parameters)
 
     def mix_masks(self, xp, masks, partners, parameters, size):
         return self._paste(xp, masks, partners, parameters)
@@ -76,6 +77,8 @@ class CutMix(MixingAugmentation):
         row = xp.reshape(xp.cast(xp.arange(height, dtype="int32"), "float32"), [1, -1] + [1] * (rank - 2))
         column = xp.reshape(xp.cast(xp.arange(width, dtype="int32"), "float32"), [1, 1, -1] + [1] * (rank - 3))
         rows, columns = (xp.logical_and(i >= a, i < b) for i, a, b in ((row, top, bottom), (column, left, right)))
+        if rank == 4:
+            columns = _kernels.in_all_channels(xp, columns, images.shape[-1])
         return xp.where(xp.logical_and(rows, columns), partners, images)
 
     def mix_boxes(self, xp, boxes, partners, parameters):

@@ -4,7 +4,6 @@ import keras
 
 from tf_tricks._checks import check_number
 from tf_tricks.layers.augmentation._mixing import MixingAugmentation, _dtype, _is_integer, blend
-from tf_tricks.layers.augmentation.pixel_augmentation import per_image
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")
@@ -52,10 +51,8 @@ class MixUp(MixingAugmentation):
         weight = parameters["weight"]
         return {**parameters, "weight": xp.where(kept, weight, xp.ones_like(weight))}
 
-    def transform(self, xp, images, parameters):
-        images = xp.cast(images, "float32")
-        partners = xp.take(images, parameters["order"], axis=0)
-        return partners + (images - partners) * per_image(xp, parameters["weight"])
+    def mix_images(self, xp, images, partners, parameters):
+        return blend(xp, xp.cast(images, "float32"), xp.cast(partners, "float32"), parameters["weight"])
 
     def mix_masks(self, xp, masks, partners, parameters, size):
         if _is_integer(masks):

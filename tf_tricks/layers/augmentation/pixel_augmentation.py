@@ -1,6 +1,7 @@
 """The base of the layers that change what a pixel shows and leave it where it is."""
 
 from tf_tricks._checks import check_one_of
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._boxes import FORMATS
 from tf_tricks.layers.augmentation._colour import per_image as per_image  # its layers take it from here
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
@@ -28,7 +29,7 @@ class PixelAugmentation(AugmentationLayer):
 
     def apply(self, xp, pixels, parameters):
         """`change`, and back into `value_range`: what a pass that several layers share runs for each."""
-        return xp.clip(self.change(xp, pixels, parameters), *self.value_range)
+        return _kernels.clip(xp, self.change(xp, pixels, parameters), *self.value_range)
 
     def transform(self, xp, images, parameters):
         return self.apply(xp, xp.cast(images, "float32"), parameters)

@@ -3,7 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_one_of, check_optional
-from tf_tricks.layers.augmentation import _colour, _loops
+from tf_tricks.layers.augmentation import _colour, _kernels, _loops
 from tf_tricks.layers.augmentation._factors import check_factor, check_spread
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 from tf_tricks.layers.augmentation.random_hue import draw_turns
@@ -98,7 +98,7 @@ class RandomColorJitter(PixelAugmentation):
         return _colour.hue_and_saturation(xp, pixels, turns, saturation, self.value_range)
 
     def _settled(self, xp, change, pixels):
-        return _loops.settled(xp, lambda: xp.clip(change(pixels), *self.value_range))
+        return _loops.settled(xp, lambda: _kernels.clip(xp, change(pixels), *self.value_range))
 
     def _change_by_matrix(self, xp, pixels, parameters):
         _colour.check_rgb(type(self).__name__, pixels)

@@ -1,9 +1,11 @@
 """RandomFlip."""
 
+import functools
+
 import keras
 
 from tf_tricks._checks import check_integer, check_one_of
-from tf_tricks.layers.augmentation import _geometry
+from tf_tricks.layers.augmentation import _geometry, _loops
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
 
 MODES = ("horizontal", "vertical", "horizontal_and_vertical")
@@ -48,11 +50,13 @@ class RandomFlip(GeometricAugmentation):
         self.keypoint_pairs = _check_pairs(keypoint_pairs)
 
     def matrix(self, xp, draws, size):
-        ones = xp.ones_like(draws.uniform())
-        x, y = (
-            xp.where(draws.chance(0.5), -ones, ones) if axis in self.mode else ones
+        signs = {
+            axis: 1.0 - 2.0 * xp.cast(draws.chance(0.5), "float32")
             for axis in ("horizontal", "vertical")
-        )
+            if axis in self.mode
+        }
+        ones = xp.ones_like(next(iter(signs.values())))
+        x, y = (signs.get(axis, ones) for axis in ("horizontal", "vertical"))
         return _geometry.about(xp, x, 0.0, 0.0, y, _geometry.centre_of(size))
 
     def transform(self, xp, images, parameters):
@@ -62,7 +66,7 @@ class RandomFlip(GeometricAugmentation):
             if mode not in self.mode:
                 continue
             flipped = matrix[:, row, row] < 0.0
-            images = xp.where(flipped[:, None, None, None], xp.flip(images, axis), images)
+            images = _loops.where(xp, flipped, functools.partial(xp.flip, images, axis), images)
         return images
 
     def get_config(self):

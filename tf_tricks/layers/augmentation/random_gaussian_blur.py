@@ -3,6 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_integer, check_number, check_one_of
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._boxes import FORMATS
 from tf_tricks.layers.augmentation._factors import check_factor
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
@@ -108,7 +109,8 @@ class RandomGaussianBlur(AugmentationLayer):
 class _Direction:
     """The pass along one axis. Both draw the same numbers."""
 
-    by_image, widens, mixes_images, moves_pixels, changes_at_rest = False, True, False, False, False
+    widens = True
+    by_image = mixes_images = moves_pixels = changes_at_rest = False
     rereads = True  # one pixel is in the sums of several
 
     def __init__(self, layer, axis):
@@ -122,7 +124,7 @@ class _Direction:
 
     def transform(self, xp, images, parameters):
         pixels = smooth(xp, xp.cast(images, "float32"), parameters["weights"][self._axis - 1], self._axis)
-        return xp.clip(pixels, *self._layer.value_range)
+        return _kernels.clip(xp, pixels, *self._layer.value_range)
 
     def transform_others(self, xp, others, parameters, size):
         return others

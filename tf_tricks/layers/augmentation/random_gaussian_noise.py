@@ -45,7 +45,7 @@ class RandomGaussianNoise(PixelAugmentation):
     def change(self, xp, pixels, parameters):
         low, high = self.value_range
         stddev = per_image(xp, parameters["stddev"]) * (high - low)
-        return pixels + stddev * _random.normal_field(xp, parameters["salt"], xp.shape(pixels))
+        return pixels + _random.normal_field(xp, parameters["salt"], xp.shape(pixels), stddev)
 
     def get_config(self):
         return {**super().get_config(), "factor": list(self.factor)}

@@ -3,7 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_number
-from tf_tricks.layers.augmentation import _colour
+from tf_tricks.layers.augmentation import _colour, _kernels, _loops
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 
 
@@ -46,7 +46,11 @@ class RandomGrayscale(PixelAugmentation):
         if pixels.shape[-1] == 1:
             return pixels
         _colour.check_rgb(type(self).__name__, pixels)
-        return xp.where(_colour.per_image(xp, parameters["gray"]), _colour.grayscale(xp, pixels), pixels)
+
+        def gray():
+            return _kernels.in_all_channels(xp, _colour.luminance(xp, pixels), 3)
+
+        return _loops.where(xp, parameters["gray"], gray, pixels)
 
     def apply(self, xp, pixels, parameters):
         return self.change(xp, pixels, parameters)
