@@ -64,6 +64,7 @@ def turns_of(monkeypatch):
     def set_to(count):
         monkeypatch.setattr(_loops, "LEAST_VALUES", 1 if count else 10**9)
         monkeypatch.setattr(_loops, "MOST_VALUES", 360 * max(count, 1))
+        monkeypatch.setattr(_loops, "CACHED_VALUES", 0)
         monkeypatch.setattr(_loops, "apart", spy)
         return kept_apart
 
@@ -86,6 +87,17 @@ def test_images_in_turns_are_what_they_are_together(name, count, turns_of):
         if name in ("pipeline", "blur"):
             assert bool(steps) == (keras.backend.backend() != "torch")
         assert np.abs(found.astype("float32") - images(dtype=dtype)).max() > 5
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's loops are slow")
+def test_a_layer_alone_takes_no_turns_for_a_batch_in_the_cache(turns_of, monkeypatch):
+    monkeypatch.setattr(RandomColorJitter, "_settled", lambda self, xp, change, pixels: change(pixels))
+    for cached in (True, False):
+        steps = turns_of(1)
+        steps.clear()
+        monkeypatch.setattr(_loops, "CACHED_VALUES", 6 * 360 if cached else 6 * 360 - 1)
+        augmented(RandomColorJitter(**JITTER), images())
+        assert bool(steps) != cached
 
 
 ALONE = {
@@ -143,9 +155,10 @@ def test_how_many_images_a_turn_takes():
     for shape, count in {
         (64, 224, 224, 3): 1,
         (None, 224, 224, 3): 1,
-        (256, 32, 32, 3): 64,  # 196,608 values
+        (256, 32, 32, 3): 0 if in_python else 32,
         (None, 32, 32, 3): 0,  # one image alone is too few
-        (251, 32, 32, 3): 64 if in_python else 0,  # a prime: XLA's turns all take as many
+        (512, 32, 32, 3): 32,
+        (509, 32, 32, 3): 32 if in_python else 0,  # a prime: XLA's turns all take as many
         (8, 32, 32, 3): 0,  # few, and all in the cache
         (0, 224, 224, 3): 0,
         (4, 0, 224, 3): 0,

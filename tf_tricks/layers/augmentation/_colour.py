@@ -69,9 +69,9 @@ def contrast(xp, pixels, factor):
     return (pixels - centre) * per_image(xp, factor) + centre
 
 
-def luminance(xp, pixels):
-    """The luminance, `(batch, height, width, 1)`."""
-    return _kernels.weigh_channels(xp, pixels, LUMA)
+def luminance(xp, pixels, were_bytes=False):
+    """The luminance, `(batch, height, width, 1)`; for `were_bytes` see `_kernels.weigh_channels`."""
+    return _kernels.weigh_channels(xp, pixels, LUMA, were_bytes)
 
 
 def grayscale(xp, pixels):

@@ -15,17 +15,20 @@ from tf_tricks.layers.augmentation._compiled import apart, is_compiling
 from tf_tricks.layers.augmentation._namespaces import OPS
 
 LEAST_VALUES = 2**15  # of a turn of the loop: a turn of fewer costs more than its arithmetic
-MOST_VALUES = 3 * 2**16  # a turn takes several small images
+MOST_VALUES = 3 * 2**15  # a turn takes several small images
+CACHED_VALUES = 2**20
 _here = threading.local()
 
 
 def images_in_a_turn(xp, images):
     """How many of the images `(batch, ...)` one turn of a loop takes: 0 for no loop."""
     shape = tuple(images.shape)
-    if None in shape[1:] or not all(isinstance(each, int) for each in shape[1:]) or not _is_on_cpu(xp, images):
+    if None in shape[1:] or not all(isinstance(each, int) for each in shape[1:]) or not is_on_cpu(xp, images):
         return 0
     values, batch = math.prod(shape[1:]), shape[0]
     if values == 0:
+        return 0
+    if runs_in_python(xp) and is_cached(xp, images):
         return 0
     most = max(MOST_VALUES // values, 1)
     if isinstance(batch, int) and batch > 0:
@@ -36,12 +39,22 @@ def images_in_a_turn(xp, images):
     return most if most * values >= LEAST_VALUES else 0
 
 
+def is_cached(xp, images):
+    """Are all images computed faster at once than in turns, since they fit into the cache together?
+
+    In the loops of TensorFlow's XLA values are computed one at a time, not so in JAX's; a turn in Python takes longer.
+    """
+    shape = tuple(images.shape)
+    return (xp is not OPS or BACKEND != "jax") and None not in shape and math.prod(shape) <= CACHED_VALUES
+
+
 def runs_in_python(xp):
     """Does a loop run as it is, with nothing to compile it?"""
     return xp is OPS and BACKEND == "torch"
 
 
-def _is_on_cpu(xp, images):
+def is_on_cpu(xp, images):
+    """Are these computed on a CPU, and on Torch as they come?"""
     if runs_in_python(xp):
         return images.device.type == "cpu" and not torch.compiler.is_compiling()  # which would unroll the loop
     if xp is OPS and BACKEND == "jax":

@@ -29,7 +29,7 @@ class Policy(AugmentationLayer):
 
     moves_pixels = True
     widens = True
-    by_image = True  # so that what a turn of the loop writes is finished: a quarter of the memory, for bytes
+    by_image = "frugal"  # what a turn of the loop writes is finished: a quarter of the memory, for bytes
 
     # What `_warp.Warp` asks a layer that moves pixels.
     projective, exact, looks_outside, min_visibility, keypoint_pairs = False, False, True, 0.0, ()

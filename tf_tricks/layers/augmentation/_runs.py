@@ -38,7 +38,8 @@ class Run:
 
     @functools.cached_property
     def by_image(self):
-        return self._has("by_image")
+        found = {stage.by_image for _, layer, _ in self.members for stage in layer.stages()}
+        return next((each for each in ("frugal", "fast") if each in found), None)
 
     @functools.cached_property
     def widens(self):

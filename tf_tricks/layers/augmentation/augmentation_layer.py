@@ -21,7 +21,7 @@ from tf_tricks.layers.augmentation._inputs import (
     take_apart,
     unpack,
 )
-from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
+from tf_tricks.layers.augmentation._namespaces import NUMPY, OPS, namespace_of
 
 
 class AugmentationLayer(keras.layers.Layer):
@@ -51,7 +51,7 @@ class AugmentationLayer(keras.layers.Layer):
     changes_at_rest = False  # does `at_rest` change the images?
 
     # How the pass runs, where XLA compiles it for a CPU; see `_loops`.
-    by_image = False  # faster image by image also where the layer is alone; several stages always are
+    by_image = None  # image by image also where the layer is alone: "fast" or "frugal"; several stages always are
     rereads = False  # reads each pixel several times: it is to lie in memory, as float32
     widens = False  # gives float32 whatever it is given
     mixes_images = False  # an image needs others of its batch
@@ -151,10 +151,10 @@ class AugmentationLayer(keras.layers.Layer):
         if not training:
             return pack(xp, inputs, *self._unchanged(xp, images, others))
         key = self._key(xp)
-        drawn = self._draw(xp, images, key)  # the images go along for their shape alone
+        drawn = self._drawn(xp, images, key)
         size = self._size_of(xp, images)
         stages = self.stages()
-        for count, one_pass in self._plan(xp, _loops.images_in_a_turn(xp, images) > 0):
+        for count, one_pass in self._plan(xp, images):
             (mine, drawn), (here, stages) = ((each[:count], each[count:]) for each in (drawn, stages))
             if one_pass is None:
                 images, others = self._run(xp, here[0], images, others, mine[0])
@@ -190,6 +190,14 @@ class AugmentationLayer(keras.layers.Layer):
         images, others = self.at_rest(xp, self._channels_last(xp, images), others)
         return self._as_given(xp, self._finish(xp, images)), others
 
+    def _drawn(self, xp, images, key):
+        """The parameters of each stage; the images are given for their shape alone."""
+        if not (_loops.runs_in_python(xp) and _loops.is_on_cpu(xp, images)):
+            return self._draw(xp, images, key)
+        with np.errstate(over="ignore"):  # the arithmetic of the hash
+            drawn = self._draw_all(NUMPY, images, keras.ops.convert_to_numpy(key))
+        return keras.tree.map_structure(_as_tensor, drawn)
+
     def _draw_all(self, xp, images, key):
         # Two layers with the same seed, of different classes, are not to draw the same numbers.
         key = xp.bitwise_xor(key, zlib.crc32(type(self).__name__.encode()) & 0x7FFFFFFF)
@@ -199,10 +207,11 @@ class AugmentationLayer(keras.layers.Layer):
             size = stage.output_size(size)
         return drawn
 
-    def _plan(self, xp, in_turns):
+    def _plan(self, xp, images):
         """List of (how many stages, what runs them in one pass); None: a stage that is not ours to compile."""
-        in_python = _loops.runs_in_python(xp)
-        kind = f"{'in turns' if in_turns else 'together'}{', in Python' if in_python else ''}"
+        in_turns, in_python = _loops.images_in_a_turn(xp, images) > 0, _loops.runs_in_python(xp)
+        pays = ("frugal",) if _loops.is_cached(xp, images) else ("frugal", "fast")
+        kind = f"{'in turns' if in_turns else 'together'}, {'' if in_python else pays}"
         if kind not in self._passes:
             groups = []
             for stage in self.stages():
@@ -219,7 +228,7 @@ class AugmentationLayer(keras.layers.Layer):
                 # The dtype of what a loop gives; Python asks for none.
                 is_known = in_python or i == last or any(stage.widens for stage in stages)
                 # Uncompiled, every operation leaves something in the cache for the next one.
-                by_image = in_python or stages[0].by_image
+                by_image = in_python or stages[0].by_image in pays
                 if not alone and is_known and (by_image or len(stages) > 1):
                     plan.append((len(stages), Compiled(self._pass_in_turns(stages, i == 0, i == last))))
                     continue
@@ -357,6 +366,10 @@ class AugmentationLayer(keras.layers.Layer):
             "seed": self.seed,
             "data_format": self.data_format,
         }
+
+
+def _as_tensor(values):
+    return torch.from_numpy(np.asarray(values, "float32" if values.dtype == "float64" else None))
 
 
 def _limits(dtype):

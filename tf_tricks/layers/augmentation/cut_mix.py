@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_tricks.layers.augmentation import _kernels
+from tf_tricks.layers.augmentation import _kernels, _loops
 from tf_tricks.layers.augmentation._factors import check_factor
 from tf_tricks.layers.augmentation._mixing import MixingAugmentation
 
@@ -71,6 +71,11 @@ class CutMix(MixingAugmentation):
         return self._paste(xp, masks, partners, parameters)
 
     def _paste(self, xp, images, partners, parameters):
+        if _loops.has_one_image():
+            top, left, bottom, right = map(int, parameters["box"][0])
+            pasted = images.clone()
+            pasted[:, top:bottom, left:right] = partners[:, top:bottom, left:right]
+            return pasted
         height, width = xp.shape(images)[1:3]
         rank = len(images.shape)
         top, left, bottom, right = (xp.reshape(parameters["box"][:, i], [-1] + [1] * (rank - 1)) for i in range(4))

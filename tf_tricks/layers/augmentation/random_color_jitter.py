@@ -64,7 +64,7 @@ class RandomColorJitter(PixelAugmentation):
         self.saturation_factor = check_optional(check_factor, "saturation_factor", saturation_factor, minimum=0.0)
         self.hue_factor = check_optional(check_factor, "hue_factor", hue_factor, minimum=0.0)
         self.mode = check_one_of("mode", mode, MODES)
-        self.by_image = self.mode == "exact"
+        self.by_image = "fast" if self.mode == "exact" else None
 
     def draw(self, xp, draws, size):
         drawn = {}

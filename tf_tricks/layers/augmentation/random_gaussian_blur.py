@@ -110,7 +110,8 @@ class _Direction:
     """The pass along one axis. Both draw the same numbers."""
 
     widens = True
-    by_image = mixes_images = moves_pixels = changes_at_rest = False
+    by_image = None
+    mixes_images = moves_pixels = changes_at_rest = False
     rereads = True  # one pixel is in the sums of several
 
     def __init__(self, layer, axis):

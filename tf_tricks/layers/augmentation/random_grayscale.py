@@ -42,13 +42,17 @@ class RandomGrayscale(PixelAugmentation):
     def draw(self, xp, draws, size):
         return {"gray": draws.chance(self.factor)}
 
-    def change(self, xp, pixels, parameters):
+    def transform(self, xp, images, parameters):
+        were_bytes = "int" in keras.backend.standardize_dtype(images.dtype)
+        return self.change(xp, xp.cast(images, "float32"), parameters, were_bytes)
+
+    def change(self, xp, pixels, parameters, were_bytes=False):
         if pixels.shape[-1] == 1:
             return pixels
         _colour.check_rgb(type(self).__name__, pixels)
 
         def gray():
-            return _kernels.in_all_channels(xp, _colour.luminance(xp, pixels), 3)
+            return _kernels.in_all_channels(xp, _colour.luminance(xp, pixels, were_bytes), 3)
 
         return _loops.where(xp, parameters["gray"], gray, pixels)
 

@@ -2,7 +2,6 @@
 
 import keras
 
-from tf_tricks._backend import BACKEND
 from tf_tricks._checks import check_number
 from tf_tricks.layers.augmentation import _geometry
 from tf_tricks.layers.augmentation._factors import check_factor
@@ -42,7 +41,6 @@ class RandomPerspective(GeometricAugmentation):
     """
 
     projective = True
-    by_image = BACKEND == "torch"  # whose kernel is not for it: the coordinates of a batch take more memory than it
 
     def __init__(
         self,
