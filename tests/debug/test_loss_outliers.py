@@ -1,5 +1,7 @@
 """Losses of samples against the loss of each alone; planted outliers and wrong labels beside clean twins."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -42,6 +44,20 @@ def test_the_losses_are_those_of_each_sample_alone(reduction):
     assert result.gradient_share == pytest.approx(expected, rel=1e-3)
     assert result.projection == pytest.approx(part @ (part + rest) / np.sum((part + rest) ** 2), rel=1e-3)
     assert result.loss_share == pytest.approx((errors[worst] ** 2).sum() / (errors**2).sum(), rel=1e-3)
+
+
+def test_what_the_budget_leaves_of_the_rest_stands_for_all_of_it(monkeypatch):
+    x = np.random.default_rng(1).normal(size=(3000, 4)).astype("float32")
+    y = x.sum(axis=1, keepdims=True) + 1.0
+    y[:30] += 50.0
+    model = regression()
+    shares = {}
+    module = sys.modules["tf_tricks.debug.loss_outliers"]
+    for share in (1.0, 0.0):  # all of the budget, and none: the worst 30 and one part of 30
+        monkeypatch.setattr(module, "_MEASURING", share)
+        result = loss_outliers(model, x, y, cross_fit=False, verbose=0, seconds=None, steps=10**6)
+        shares[share] = result.gradient_share
+    assert shares[0.0] != shares[1.0] and shares[0.0] == pytest.approx(shares[1.0], rel=0.5)
 
 
 def test_several_outputs_with_weights_of_losses_and_of_samples():

@@ -24,6 +24,7 @@ _UNLIKELY_SHARE = 0.004  # of the samples: fewer are not worth a remark
 _KNOWN = math.log(2)  # median crossentropy: a model that does not know the other labels cannot accuse one
 _FAR = 6.0  # times the spread of the errors, by their median: a normal distribution has 2e-9 out there
 _SHOWN = 20
+_MEASURING = 0.4  # of the budget, after which the gradient of the rest is estimated from what there is
 _ROBUST = ("huber", "absolute", "mae", "log_cosh", "logcosh")
 _CLASSIFIES = ("crossentropy", "hinge", "kl_divergence", "kldivergence", "dice", "tversky", "focal", "ctc")
 
@@ -192,7 +193,9 @@ def _look(loan, data, numbers, cross_fit, forget, seed, budget):
         worst = measured[np.argsort(-losses[measured], kind="stable")[:count]]
         finite = bool(np.all(np.isfinite(losses[measured])))
         loss_share = _share(losses[measured], count)
-        gradient_share, projection = _gradient_shares(function, data, measured, worst) if finite else (math.nan,) * 2
+        gradient_share = projection = math.nan
+        if finite:
+            gradient_share, projection = _gradient_shares(function, data, measured, worst, budget)
     held_out = None
     trains = cross_fit and finite and len(measured) == data.size >= 4 and model.trainable_variables
     if trains and (data.y is not None or not losses_of(model)) and model.optimizer is not None:
@@ -223,27 +226,31 @@ def _noise(model, data, held_out):
     return noise if noise.wrong.any() else None
 
 
-def _gradient_shares(function, data, measured, worst):
+def _gradient_shares(function, data, measured, worst, budget):
     if not function.variables:
         return 0.0, 0.0
     rest = np.random.default_rng(0).permutation(np.setdiff1d(measured, worst))
     # All in parts of one size, as each other size would be compiled anew; what is left over is less than 1 %.
     count = len(worst)
-    used = rest[: max(1, len(rest) // count) * count]
-    gradients = _summed_gradient(function, data, used, count)
-    scaled = [None if g is None else g * (len(rest) / max(1, len(used))) for g in gradients]
-    return shares(_summed_gradient(function, data, worst, count), scaled)
+    parts = rest[: max(1, len(rest) // count) * count].reshape(-1, min(count, len(rest)) or 1)
+    of_worst, _ = _summed_gradient(function, data, [worst])
+    # Some parts, drawn at random, stand for the rest where the model is large: the halves are to be trained, too.
+    of_rest, used = _summed_gradient(function, data, parts, lambda: budget.share() < _MEASURING)
+    return shares(of_worst, [None if g is None else g * (len(rest) / max(1, used)) for g in of_rest])
 
 
-def _summed_gradient(function, data, chosen, chunk):
-    """The gradient that the chosen samples contribute, as list; whether it is of a sum or of a mean does not matter."""
-    total, summed = None, is_sum(function.model)
-    for start in range(0, len(chosen), chunk):
-        part = data.take(chosen[start : start + chunk])
+def _summed_gradient(function, data, parts, within=lambda: True):
+    """The gradient that parts contribute, as list (of a sum or of a mean does not matter), and of how many samples."""
+    total, used, summed = None, 0, is_sum(function.model)
+    for chosen in parts:
+        if used and not within():
+            break
+        used += len(chosen)
+        part = data.take(chosen)
         _, gradients = function.gradient(*part)
         scaled = [None if g is None else g * (1 if summed else part.size) for g in gradients]
         total = scaled if total is None else [a if b is None else a + b for a, b in zip(total, scaled, strict=True)]
-    return total or [np.zeros(tuple(v.shape)) for v in function.variables]
+    return total or [np.zeros(tuple(v.shape)) for v in function.variables], used
 
 
 def _share(losses, count):
