@@ -50,12 +50,12 @@ def clip(xp, values, low, high):
 def weigh_channels(xp, pixels, weights, were_bytes=False):
     """The sum of the channels, each times its weight: `(..., channels)` -> `(..., 1)`.
 
-    `were_bytes`: the pixels were cast just before. XLA would do that anew for each channel of what comes out, if it did
-    not see a reduction; of floats the plain sum takes two thirds of the time.
+    `were_bytes`: the pixels were cast just before. TensorFlow's XLA would do that anew for each channel of what comes
+    out, if it did not see a reduction; of floats, and on JAX of bytes, the plain sum is the faster one.
     """
     if is_on(xp, "torch"):
         return torch.matmul(pixels, pixels.new_tensor(weights))[..., None]
-    if were_bytes:
+    if were_bytes and not is_on(xp, "jax"):
         return xp.sum(pixels * xp.convert_to_tensor(weights, dtype="float32"), axis=-1, keepdims=True)
     return sum(pixels[..., i : i + 1] * weight for i, weight in enumerate(weights))
 
