@@ -60,6 +60,16 @@ def test_what_the_budget_leaves_of_the_rest_stands_for_all_of_it(monkeypatch):
     assert shares[0.0] != shares[1.0] and shares[0.0] == pytest.approx(shares[1.0], rel=0.5)
 
 
+@pytest.mark.parametrize("count", [1, 120])
+def test_losses_that_are_nan_are_said_to_be(count):
+    y = Y.copy()
+    y[:count] = np.nan
+    result = loss_outliers(regression(), X, y, verbose=0, seconds=None, steps=10)
+    assert not result.passed and [each.name for each in result.findings] == ["not_finite"]
+    assert result.held_out is None and np.isinf(result.losses[:count]).all() and "NaN" in str(result)
+    result.plot()
+
+
 def test_several_outputs_with_weights_of_losses_and_of_samples():
     inputs = keras.Input((4,))
     model = keras.Model(inputs, {layer.name: layer(inputs) for layer in outputs()})

@@ -34,7 +34,7 @@ def sample_losses(function, data, within=lambda: True, chunk=CHUNK):
         found = _by_weights(function, data.take(chosen))
         if found is None:  # the loss takes no notice of weights
             return _one_by_one(function, data, within)
-        losses[chosen] = found if summed else found * chunk
+        losses[chosen] = _known(found if summed else found * chunk)
     return losses
 
 
@@ -182,5 +182,10 @@ def _one_by_one(function, data, within):
     for i in range(data.size):
         if i and not within():
             break
-        losses[i] = function.value(*data.take(slice(i, i + 1)))
+        losses[i] = _known(function.value(*data.take(slice(i, i + 1))))
     return losses
+
+
+def _known(losses):
+    """NaN as infinity, since NaN is a loss that nobody has looked at."""
+    return np.where(np.isnan(losses), np.inf, losses)

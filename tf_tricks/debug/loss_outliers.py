@@ -37,7 +37,8 @@ class LossOutliers(Result):
         findings: list of `Finding`s: the faults "few_steer" and "wrong_labels", the remarks "outliers",
             "not_measured", "not_finite" (a fault).
         ranking: int array, the numbers of the samples as they came, the most suspicious first.
-        losses: float array, the loss of each with the present weights; NaN where the budget ended before.
+        losses: float array, the loss of each with the present weights; infinite where it is NaN, NaN where the budget
+            ended before.
         held_out: float array or None, the loss of each by models that were trained without it.
         numbers: int array, which sample of `x` each entry of the arrays above belongs to, if not all were used.
         suspects: int array, the samples that stand out: their labels or targets are worth a look.
@@ -192,9 +193,9 @@ def _look(loan, data, numbers, cross_fit, forget, seed, budget):
         count = max(1, math.ceil(_WORST * len(measured)))
         worst = measured[np.argsort(-losses[measured], kind="stable")[:count]]
         finite = bool(np.all(np.isfinite(losses[measured])))
-        loss_share = _share(losses[measured], count)
-        gradient_share = projection = math.nan
+        loss_share = gradient_share = projection = math.nan
         if finite:
+            loss_share = _share(losses[measured], count)
             gradient_share, projection = _gradient_shares(function, data, measured, worst, budget)
     held_out = None
     trains = cross_fit and finite and len(measured) == data.size >= 4 and model.trainable_variables
@@ -279,6 +280,8 @@ def _names(model):
 
 def _standing_out(losses, kind):
     """The number of samples whose loss is one that correct samples do not have."""
+    if not len(losses):
+        return 0
     if kind == "labels":
         if np.median(losses) > _KNOWN:
             return 0

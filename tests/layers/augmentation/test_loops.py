@@ -134,6 +134,70 @@ def test_in_python_every_layer_takes_turns(name, data_format, turns_of, monkeypa
         assert differs.any()
 
 
+def test_members_of_others_see_the_images_as_they_are(turns_of):
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, x):
+            if tuple(x.shape) == (6, 10, 12, 3):  # Keras asks for the shape of what comes out with others
+                seen.append(keras.backend.standardize_dtype(x.dtype))
+            return x
+
+    for count in (0, 1):
+        turns_of(count)
+        layer = Augmentation([RandomFlip(), Spy(dtype="uint8")], seed=1, dtype="uint8")
+        augmented(layer, images(dtype="uint8"))
+    assert set(seen) == {"uint8"}
+
+
+on_torch = pytest.mark.skipif(keras.backend.backend() != "torch", reason="Torch's own ways to call a layer")
+
+
+def tensor_and_layers():
+    layers = [RandomFlip(seed=1), CutMix(seed=1), RandomGrayscale(seed=1)]
+    layers.append(Augmentation([RandomBrightness(0.1), RandomGaussianNoise(0.1)], seed=1, probability=0.5))
+    return keras.ops.convert_to_tensor(images()), layers
+
+
+@on_torch
+@pytest.mark.parametrize("count", [0, 1])
+def test_autocast_and_strict_numpy_change_nothing(count, turns_of):
+    import torch
+
+    turns_of(count)
+    x, layers = tensor_and_layers()
+    expected = [augmented(layer, x) for layer in layers]
+    for layer, result in zip(tensor_and_layers()[1], expected, strict=True):
+        with torch.autocast("cpu", dtype=torch.bfloat16), np.errstate(all="raise"):
+            np.testing.assert_array_equal(augmented(layer, x), result)
+    with np.errstate(all="raise"):
+        assert np.isfinite(augmented(MixUp(1e-40, seed=1), x)).all()
+
+
+@on_torch
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_gradient_by_transformation_is_that_of_backward(count, turns_of):
+    import torch
+
+    turns_of(count)
+    x, layers = tensor_and_layers()
+    for i, other in enumerate(layers):
+        # A generator of Keras made outside would not count.
+        found = torch.func.grad(lambda x: (tensor_and_layers()[1][i](x, training=True) ** 2).sum())(x)  # noqa: B023
+        given = x.clone().requires_grad_()
+        (other(given, training=True) ** 2).sum().backward()
+        assert torch.equal(found, given.grad)
+
+
+@on_torch
+def test_torch_compile_gives_the_same():
+    import torch
+
+    x, (*_, layer) = tensor_and_layers()
+    compiled = torch.compile(lambda x: layer(x, training=True), backend="eager")
+    np.testing.assert_allclose(compiled(x).numpy(), augmented(tensor_and_layers()[1][-1], x), atol=1e-3)
+
+
 def test_channels_first_and_a_batch_of_one(turns_of):
     turns_of(1)
     layer, other = (LAYERS["pipeline"](seed=3, data_format=f"channels_{where}") for where in ("first", "last"))

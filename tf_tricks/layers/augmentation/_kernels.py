@@ -54,7 +54,8 @@ def weigh_channels(xp, pixels, weights, were_bytes=False):
     out, if it did not see a reduction; of floats, and on JAX of bytes, the plain sum is the faster one.
     """
     if is_on(xp, "torch"):
-        return torch.matmul(pixels, pixels.new_tensor(weights))[..., None]
+        with torch.autocast(pixels.device.type, enabled=False):
+            return torch.matmul(pixels, pixels.new_tensor(weights))[..., None]
     if were_bytes and not is_on(xp, "jax"):
         return xp.sum(pixels * xp.convert_to_tensor(weights, dtype="float32"), axis=-1, keepdims=True)
     return sum(pixels[..., i : i + 1] * weight for i, weight in enumerate(weights))

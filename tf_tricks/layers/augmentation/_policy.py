@@ -2,7 +2,8 @@
 
 The images go through one by one, in a loop that XLA compiles, and of the operations only the one that was drawn runs.
 On a CPU this is the fastest form by far: an image of 224 pixels a side stays in the cache from one operation to the
-next, and no operation runs for nothing. Torch, which has no such loop, runs each operation on all images that drew it.
+next, and no operation runs for nothing. Torch, which has no such loop, runs each operation on all images of a turn, or
+of a small batch, that drew it.
 """
 
 from tf_tricks._backend import BACKEND, torch

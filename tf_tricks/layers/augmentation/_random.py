@@ -8,8 +8,6 @@ same key gives the same bits on TensorFlow, JAX and Torch.
 
 import math
 
-import numpy as np
-
 
 def _signed(constant):
     return constant - 2**32 if constant >= 2**31 else constant
@@ -76,8 +74,9 @@ class Draws:
         """The number of the next stream; made for several at a time, which on Torch costs as much as one."""
         xp, place = self._xp, self._streams % _SALTS
         if place == 0:
-            streams = np.arange(self._streams + 1, self._streams + 1 + _SALTS, dtype="uint32") * np.uint32(0x9E3779B9)
-            first = scramble(xp, self._key[0] + xp.convert_to_tensor(streams.view("int32")))
+            streams = range(self._streams + 1, self._streams + 1 + _SALTS)
+            numbers = [_signed(stream * 0x9E3779B9 % 2**32) for stream in streams]
+            first = scramble(xp, self._key[0] + xp.convert_to_tensor(numbers, dtype="int32"))
             self._salts = scramble(xp, xp.bitwise_xor(first, self._key[1]))
         self._streams += 1
         return self._salts[place]
@@ -114,7 +113,7 @@ class Draws:
         rejected once in 1e8: both compile everywhere, which a loop until acceptance does not.
         """
         xp = self._xp
-        alpha = xp.ones_like(self.uniform()) * alpha
+        alpha = xp.maximum(xp.ones_like(self.uniform()) * alpha, 1e-30)  # or the quotients would be infinite
         first, second = (xp.log(1.0 - self.uniform(count=12)) / alpha[:, None] for _ in range(2))
         larger = xp.maximum(first, second)
         total = larger + xp.log(xp.exp(first - larger) + xp.exp(second - larger))  # a power may be below any float32

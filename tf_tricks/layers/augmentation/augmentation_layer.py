@@ -50,7 +50,7 @@ class AugmentationLayer(keras.layers.Layer):
     moves_pixels = False  # then boxes and keypoints move too, in float32
     changes_at_rest = False  # does `at_rest` change the images?
 
-    # How the pass runs, where XLA compiles it for a CPU; see `_loops`.
+    # How the pass runs on a CPU: where XLA compiles it, or, all layers image by image, on Torch; see `_loops`.
     by_image = None  # image by image also where the layer is alone: "fast" or "frugal"; several stages always are
     rereads = False  # reads each pixel several times: it is to lie in memory, as float32
     widens = False  # gives float32 whatever it is given
@@ -72,6 +72,8 @@ class AugmentationLayer(keras.layers.Layer):
             "data_format", data_format or keras.config.image_data_format(), ("channels_last", "channels_first")
         )
         self._generator = keras.random.SeedGenerator(self.seed)
+        # Two layers with the same seed, of different classes, are not to draw the same numbers.
+        self._class_number = zlib.crc32(type(self).__name__.encode()) & 0x7FFFFFFF
         self._counter = None  # of the calls in tf.data with JAX or Torch, which cannot count there
         self._draw = Compiled(self._draw_all, has_gradient=False)
         self._passes = {}  # see `_plan`; TensorFlow saves no model with a dict whose keys are not strings
@@ -194,13 +196,16 @@ class AugmentationLayer(keras.layers.Layer):
         """The parameters of each stage; the images are given for their shape alone."""
         if not (_loops.runs_in_python(xp) and _loops.is_on_cpu(xp, images)):
             return self._draw(xp, images, key)
-        with np.errstate(over="ignore"):  # the arithmetic of the hash
-            drawn = self._draw_all(NUMPY, images, keras.ops.convert_to_numpy(key))
+        try:
+            known = keras.ops.convert_to_numpy(key)
+        except RuntimeError:  # in a transformation of `torch.func` no number is known
+            return self._draw(xp, images, key)
+        with np.errstate(all="ignore"):  # as on the backends
+            drawn = self._draw_all(NUMPY, images, known)
         return keras.tree.map_structure(_as_tensor, drawn)
 
     def _draw_all(self, xp, images, key):
-        # Two layers with the same seed, of different classes, are not to draw the same numbers.
-        key = xp.bitwise_xor(key, zlib.crc32(type(self).__name__.encode()) & 0x7FFFFFFF)
+        key = xp.bitwise_xor(key, self._class_number)
         draws, drawn, size = _random.Draws(xp, key, xp.shape(images)[0]), [], self._size_of(xp, images)
         for stage in self.stages():
             drawn.append(stage.draw(xp, draws, size))
@@ -259,7 +264,9 @@ class AugmentationLayer(keras.layers.Layer):
             for transform, mine in zip(others, parameters, strict=False):
                 images = _loops.settled(xp, functools.partial(transform, images, mine))
             images = last(images, parameters[len(others)])
-            return self._as_given(xp, self._finish(xp, images)) if is_last else xp.cast(images, "float32")
+            if is_last:
+                return self._as_given(xp, self._finish(xp, images))
+            return images if _loops.runs_in_python(xp) else xp.cast(images, "float32")
 
         def one_turn_of_several(xp, images, parameters, whole):
             whole = self._channels_last(xp, whole) if is_first else whole
