@@ -17,7 +17,7 @@ from tf_tricks.fit_hooks.replay_state import sublayers
 _MOST = 64  # small batches
 _FEWEST = 4
 _LIMIT = 2048  # samples
-_ENTRIES = 1 << 20  # longer gradients are sketched to this length
+_ENTRIES = 1 << 18  # longer gradients are sketched to this length
 _DRAWS = 1000  # of the bootstrap
 _FAR = 4  # times the noise scale, from where on a size is called wasteful or noisy
 
@@ -233,15 +233,17 @@ def _gradients(function, found, small, seed, budget):
 
 
 class _Sketch:
-    """Adds up entries of a long vector, with random signs, in fewer places: inner products stay the same on average."""
+    """Adds up entries of a long vector, with random signs, in fewer places: inner products stay the same on average.
+
+    To 0.2 % of the product of the norms each, at random, which is little beside what 256 batches tell.
+    """
 
     def __init__(self, entries, seed):
-        generator = np.random.default_rng(seed)
-        self._places = generator.integers(0, _ENTRIES, entries, dtype="int32")
-        self._signs = generator.choice(np.array([-1, 1], "int8"), entries)
+        self._signs = np.random.default_rng(seed).choice(np.array([-1, 1], "int8"), entries)
+        self._missing = -entries % _ENTRIES
 
     def __call__(self, row):
-        return np.bincount(self._places, weights=row * self._signs, minlength=_ENTRIES).astype("float32")
+        return np.pad(row * self._signs, (0, self._missing)).reshape(-1, _ENTRIES).sum(axis=0)
 
 
 def _advice(gradients, small, batch_size, seed):
