@@ -12,15 +12,12 @@ import pytest
 BACKENDS = ("tensorflow", "jax", "torch")
 TF_DEVICES = 2
 JAX_DEVICES = 4
-# XLA's fusions stay as they are; LLVM makes slow code of them, quickly: the suites take half the time.
-UNOPTIMIZED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 _compiled = tempfile.TemporaryDirectory(prefix="tf_tricks_jax_")
 
 
 def pytest_addoption(parser):
     parser.addoption("--backend", choices=BACKENDS, help="Keras backend of this run, instead of KERAS_BACKEND")
-    parser.addoption("--optimized", action="store_true", help="let XLA compile as for users: twice the time")
 
 
 def pytest_configure(config):
@@ -31,10 +28,7 @@ def pytest_configure(config):
         os.environ["KERAS_BACKEND"] = backend
     flags = os.environ.get("XLA_FLAGS", "")
     if "host_platform_device_count" not in flags:
-        flags += f" --xla_force_host_platform_device_count={JAX_DEVICES}"
-    if not config.getoption("--optimized") and "optimization_level" not in flags:
-        flags += f" {UNOPTIMIZED}"
-    os.environ["XLA_FLAGS"] = flags.strip()
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={JAX_DEVICES}".strip()
 
     import keras
 

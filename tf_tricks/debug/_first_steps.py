@@ -37,7 +37,8 @@ class FirstSteps:
     def take(self, most):
         """(list of `TrainingStep`s, None or the `NonFiniteReport` of the last one)."""
         # Only JAX takes longer for a few eager gradients than for compiling one.
-        gradient, done = LossFunction(self.loan.model, training=True, compiled=BACKEND == "jax"), []
+        compiled = "quickly" if BACKEND == "jax" else False
+        gradient, done = LossFunction(self.loan.model, training=True, compiled=compiled), []
         batches = self._begin()
         for number in range(most):
             if number >= FEWEST and self.budget.over():

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, tf, torch
+from tf_tricks.fit_hooks.quick_jit import jit_quickly
 from tf_tricks.fit_hooks.replay import training_argument
 from tf_tricks.fit_hooks.replay_state import reachable
 
@@ -25,7 +26,8 @@ class LossFunction:
     Args:
         model: a built and compiled keras.Model; it is not changed.
         training: bool, the argument of that name for its layers.
-        compiled: bool. False: eager on TensorFlow and JAX, too, which suits a batch that is seen once.
+        compiled: bool, or "quickly", for few calls. False: eager on TensorFlow and JAX, too, which suits a batch that
+            is seen once.
     Attributes:
         variables: list of keras.Variable, the trainable ones: what gradients are with respect to.
         draw: int, 0 at first: for another number random layers draw other numbers.
@@ -39,7 +41,8 @@ class LossFunction:
         generators = reachable(model, (keras.layers.Layer, keras.random.SeedGenerator))
         self._seeds = {id(g.state) for g in generators if isinstance(g, keras.random.SeedGenerator)}
         self.draw, self._lacks_loss = 0, False
-        wrap = {"tensorflow": tf and tf.function, "jax": jax and jax.jit}.get(BACKEND) if compiled else None
+        jit = jit_quickly if compiled == "quickly" else jax and jax.jit
+        wrap = {"tensorflow": tf and tf.function, "jax": jit}.get(BACKEND) if compiled else None
         self._value, self._with_gradient, self._with_shares = (
             wrap(each) if wrap else each for each in (self._loss, self._loss_and_gradient, self._loss_and_shares)
         )
