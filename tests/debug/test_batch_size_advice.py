@@ -79,6 +79,11 @@ def test_a_sketch_keeps_inner_products():
     assert len(sketch(a)) < 300_000
     assert sketch(a) @ sketch(b) == pytest.approx(a @ b, abs=0.01 * float(np.linalg.norm(a) * np.linalg.norm(b)))
     assert sketch(a) @ sketch(a) == pytest.approx(a @ a, rel=0.01)
+    column = np.zeros((1024, 1024), "float32")  # what one unit of a layer has: 1024 apart
+    column[:, 3] = rng.normal(size=1024)
+    column = column.ravel()
+    sketch = _Sketch(column.size, seed=0)
+    assert sketch(column) @ sketch(column) == pytest.approx(column @ column, rel=0.01)
 
 
 def test_a_model_that_takes_batches_of_one_size_is_measured_with_that():

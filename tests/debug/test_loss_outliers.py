@@ -67,6 +67,7 @@ def test_losses_that_are_nan_are_said_to_be(count):
     result = loss_outliers(regression(), X, y, verbose=0, seconds=None, steps=10)
     assert not result.passed and [each.name for each in result.findings] == ["not_finite"]
     assert result.held_out is None and np.isinf(result.losses[:count]).all() and "NaN" in str(result)
+    assert np.isfinite(result.losses[count:]).all() and result.ranking[0] < count and "nan" not in str(result)
     result.plot()
 
 

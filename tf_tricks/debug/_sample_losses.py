@@ -18,7 +18,7 @@ _TRAINING = 0.85  # of the budget: what a model makes of the other half is measu
 _REPEATS = 4
 
 
-def sample_losses(function, data, within=lambda: True, chunk=CHUNK):
+def sample_losses(function, data, within=lambda: True, chunk=CHUNK, apart=False):
     """Array (n,): the losses whose mean (or sum, for such a reduction) is the loss of the data without regularisation.
 
     Args:
@@ -26,6 +26,7 @@ def sample_losses(function, data, within=lambda: True, chunk=CHUNK):
         data: `Samples`.
         within: callable, whether there is time left. NaN for the samples that it was too late for.
         chunk: int, samples of a pass; the last is filled up, since each other size would be compiled anew.
+        apart: bool, whether to look at the samples of a pass one by one if it comes to NaN, which one of them does.
     """
     losses = np.full(data.size, np.nan)
     summed = is_sum(function.model)
@@ -34,7 +35,11 @@ def sample_losses(function, data, within=lambda: True, chunk=CHUNK):
         found = _by_weights(function, data.take(chosen))
         if found is None:  # the loss takes no notice of weights
             return _one_by_one(function, data, within)
-        losses[chosen] = _known(found if summed else found * chunk)
+        found = found if summed else found * chunk
+        if apart and not np.all(np.isfinite(found)):
+            chosen = chosen[: data.size - start]
+            found = _one_by_one(function, data.take(chosen), within)
+        losses[chosen] = found
     return losses
 
 
@@ -182,10 +187,6 @@ def _one_by_one(function, data, within):
     for i in range(data.size):
         if i and not within():
             break
-        losses[i] = _known(function.value(*data.take(slice(i, i + 1))))
+        loss = function.value(*data.take(slice(i, i + 1)))
+        losses[i] = np.inf if np.isnan(loss) else loss  # NaN is a loss that nobody has looked at
     return losses
-
-
-def _known(losses):
-    """NaN as infinity, since NaN is a loss that nobody has looked at."""
-    return np.where(np.isnan(losses), np.inf, losses)

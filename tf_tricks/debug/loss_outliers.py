@@ -64,11 +64,14 @@ class LossOutliers(Result):
     def heading(self):
         shown = ", ".join(map(str, self.ranking[:_SHOWN]))
         by = "by models trained without them" if self.held_out is not None else "with the present weights"
+        listed = f"Largest losses {by}: samples\n{shown}"
+        if math.isnan(self.loss_share):
+            return listed
         return (
             f"The worst 1 % of {len(self.losses)} samples make {_percent(self.loss_share)} of the loss and "
             f"{_percent(self.gradient_share)} of the gradient\n"
             f"now (its projection on that of all: {self.projection:.2g}).\n"
-            f"Largest losses {by}: samples\n{shown}"
+            f"{listed}"
         )
 
     def draw(self, axes):
@@ -188,7 +191,7 @@ def _look(loan, data, numbers, cross_fit, forget, seed, budget):
     model = loan.model
     function = LossFunction(model, training=False)
     with unregularised(model):
-        losses = sample_losses(function, data, lambda: not budget.over(), min(CHUNK, data.size))
+        losses = sample_losses(function, data, lambda: not budget.over(), min(CHUNK, data.size), apart=True)
         measured = np.flatnonzero(~np.isnan(losses))
         count = max(1, math.ceil(_WORST * len(measured)))
         worst = measured[np.argsort(-losses[measured], kind="stable")[:count]]
@@ -208,7 +211,8 @@ def _look(loan, data, numbers, cross_fit, forget, seed, budget):
     kind = _kind(model, data.y)
     noise = None if held_out is None or kind != "labels" else _noise(model, data, held_out)
     if noise is None:
-        suspects = ranking[: _standing_out(by[np.isfinite(by)], kind)]
+        finite_ones = ranking[np.isfinite(by[ranking])]
+        suspects = finite_ones[: _standing_out(by[finite_ones], kind)]
     else:
         suspects = ranking[noise.wrong[ranking]]
     result = LossOutliers(

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 
 from tf_tricks._backend import BACKEND, jax, tf, torch
-from tf_tricks.fit_hooks.quick_jit import jit_quickly
 from tf_tricks.fit_hooks.replay_calls import PRIVATE_ATTRIBUTES, CallRecorder, to_numpy
 from tf_tricks.fit_hooks.replay_state import untouched
 
@@ -165,11 +164,8 @@ def _taps(calls):
 def _differentiate(loss_of, taps, weights):
     """Gradients of `loss_of(taps, weights)` as NumPy arrays; None where the loss does not depend on the tensor."""
     if BACKEND == "jax":
-        differentiate = jax.grad(lambda both: loss_of(*both))
-        try:  # as one program: the operations of a backward pass are many to compile one by one
-            gradients = jit_quickly(differentiate)((taps, weights))
-        except Exception:  # a layer looks at values
-            gradients = differentiate((taps, weights))
+        # Not as one program: the recorder would miss calls, and XLA simplifies operations whose gradient is NaN.
+        gradients = jax.grad(lambda both: loss_of(*both))((taps, weights))
         return [[to_numpy(g) for g in each] for each in gradients]
     if BACKEND == "tensorflow":
         taps, weights = [tf.identity(t) for t in taps], [tf.identity(w) for w in weights]
