@@ -51,6 +51,18 @@ def test_statistics_and_gradients_are_those_of_numpy():
     assert (result.rows[1].saturated, result.without_batch_norm) == (None, None)
 
 
+def test_gradients_behind_integers_are_those_of_floats():
+    """What is computed from integers depends on nothing that a gradient goes to, and yet takes part."""
+    x = np.random.default_rng(2).integers(0, 256, (64, 16)).astype("uint8")
+    blocks = [layers.Rescaling(1 / 255), layers.Dense(8, activation="tanh"), layers.Dense(3)]
+    model = compiled(keras.Sequential([keras.Input((16,)), *blocks]))
+    (w1, b1), (w2, b2) = (layer.get_weights() for layer in model.layers[1:])
+    out_gradient = 2 * (np.tanh(x / 255 @ w1 + b1) @ w2 + b2 - Y) / Y.size
+    rows = signal_propagation(model, x, Y).rows
+    assert rows[-2].gradient_stddev == pytest.approx((out_gradient @ w2.T).std(), rel=1e-3)
+    assert rows[-1].gradient_stddev == pytest.approx(out_gradient.std(), rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("stddev", "signal", "gradient"),
     [
