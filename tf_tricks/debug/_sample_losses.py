@@ -26,7 +26,7 @@ def sample_losses(function, data, within=lambda: True, chunk=CHUNK, apart=False)
         data: `Samples`.
         within: callable, whether there is time left. NaN for the samples that it was too late for.
         chunk: int, samples of a pass; the last is filled up, since each other size would be compiled anew.
-        apart: bool, whether to look at the samples of a pass one by one if it comes to NaN, which one of them does.
+        apart: bool, whether to look at the samples of a pass one by one if not all of it is finite.
     """
     losses = np.full(data.size, np.nan)
     summed = is_sum(function.model)
