@@ -17,6 +17,7 @@ from tf_tricks.layers.augmentation import (
     RandomTranslation,
     RandomZoom,
 )
+from tf_tricks.layers.augmentation._namespaces import OPS
 
 
 def numpy(x):
@@ -39,13 +40,13 @@ def test_one_pass_equals_the_chain_and_is_sharper():
     x = keras.ops.convert_to_tensor(smooth())
     fused = Augmentation(members)
     assert len(fused.stages()) == 1
-    together = fused.stages()[0].transform(keras.ops, x, fused._draw_all(keras.ops, x, key_of(fused))[0])
+    together = fused.stages()[0].transform(OPS, x, fused._draw_all(OPS, x, key_of(fused))[0])
     one_by_one = x
     for number, member in enumerate(members):
         single = Augmentation([member])
         single.stages()[0].members[:] = [(number, member, 1.0)]
-        drawn = single._draw_all(keras.ops, x, key_of(single))[0]
-        one_by_one = single.stages()[0].transform(keras.ops, one_by_one, drawn)
+        drawn = single._draw_all(OPS, x, key_of(single))[0]
+        one_by_one = single.stages()[0].transform(OPS, one_by_one, drawn)
     together, one_by_one = (numpy(each)[:, 12:-12, 12:-12] for each in (together, one_by_one))
     error = np.mean((together - one_by_one) ** 2)
     assert 10 * np.log10(255**2 / error) >= 40

@@ -17,6 +17,7 @@ from tf_tricks.layers.augmentation import (
     RandomRotation,
     _compiled,
 )
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 
@@ -355,9 +356,9 @@ def test_the_gradient_reaches_the_images(make):
 
 def test_numbers_of_members_do_not_depend_on_each_other():
     key = keras.ops.convert_to_tensor(np.array([1, 2], "int32"))
-    used = Draws(keras.ops, key, 1000)
+    used = Draws(OPS, key, 1000)
     used.uniform()
-    fresh = [numpy(Draws(keras.ops, key, 1000).child(i).uniform()) for i in range(3)]
+    fresh = [numpy(Draws(OPS, key, 1000).child(i).uniform()) for i in range(3)]
     np.testing.assert_array_equal(numpy(used.child(1).uniform()), fresh[1])
     assert np.abs(np.corrcoef(fresh) - np.eye(3)).max() < 0.1
 

@@ -6,6 +6,7 @@ import pytest
 
 from tf_tricks.layers.augmentation._boxes import FORMATS, from_corners, to_corners, warp_boxes
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._resample import resample
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -26,9 +27,9 @@ def random_boxes(rng, batch, count, size):
 def test_formats_are_those_of_keras(box_format):
     boxes = random_boxes(np.random.default_rng(0), 3, 4, (20, 30))
     given = keras.utils.bounding_boxes.convert_format(boxes, "xyxy", box_format, height=20, width=30)
-    corners = to_corners(keras.ops, given, box_format, (20.0, 30.0))
+    corners = to_corners(OPS, given, box_format, (20.0, 30.0))
     np.testing.assert_allclose(np.stack([numpy(v) for v in corners], -1), boxes, atol=1e-4)
-    back = from_corners(keras.ops, corners, box_format, (20.0, 30.0))
+    back = from_corners(OPS, corners, box_format, (20.0, 30.0))
     np.testing.assert_allclose(numpy(back), numpy(given), atol=1e-4)
 
 
@@ -81,14 +82,14 @@ def test_a_thousand_boxes_enclose_their_warped_masks():
     given = {"boxes": keras.ops.array(boxes), "labels": keras.ops.array(labels)}
     sizes = ((side, side), (side, side))
     warp = Compiled(lambda xp, warps, given: warp_boxes(xp, given, warps, "xyxy", *sizes, 0.0), has_gradient=False)
-    got = warp(keras.ops, keras.ops.array(warps), given)
+    got = warp(OPS, keras.ops.array(warps), given)
     boxes, labels = numpy(got["boxes"])[:, 0], numpy(got["labels"])[:, 0]
 
     options = {"interpolation": "nearest", "fill_mode": "constant", "fill_value": 0.0, "projective": True}
     draw = Compiled(lambda xp, masks, warps: resample(xp, masks, warps, (side * fine, side * fine), **options))
     masks, warps = masks[..., None].astype("uint8"), warps @ shrink
     parts = [tuple(keras.ops.array(each[i : i + 100]) for each in (masks, warps)) for i in range(0, cases, 100)]
-    seen = np.concatenate([extents(numpy(draw(keras.ops, *part))[..., 0]) for part in parts])
+    seen = np.concatenate([extents(numpy(draw(OPS, *part))[..., 0]) for part in parts])
     seen = seen / fine
 
     # Whatever can be seen has a box, to within half a pixel on each side; whatever cannot is marked.
@@ -108,18 +109,18 @@ def test_a_box_that_leaves_is_clipped_and_below_the_visible_share_marked_as_kera
     labels = np.array([[3, 5, -1], [0, 1, -1]], "int32")
     given = {"boxes": keras.ops.array(boxes), "labels": keras.ops.array(labels), "scores": 7}
     for share, third in ((0.0, [[6, 0, 10, 4], [0, 0, 0, 0], [0, 0, 0, 0]]), (0.6, np.zeros((3, 4)))):
-        got = warp_boxes(keras.ops, given, keras.ops.array(shift), "xyxy", (8, 10), (8, 10), share)
+        got = warp_boxes(OPS, given, keras.ops.array(shift), "xyxy", (8, 10), (8, 10), share)
         np.testing.assert_allclose(numpy(got["boxes"]), [third] * 2, atol=1e-5)
         kept = share == 0.0
         np.testing.assert_array_equal(numpy(got["labels"]), [[3 if kept else -1, -1, -1], [0 if kept else -1, -1, -1]])
         assert got["scores"] == 7
     one_hot = {**given, "labels": keras.ops.ones((2, 3, 4))}
-    got = warp_boxes(keras.ops, one_hot, keras.ops.array(shift), "xyxy", (8, 10), (8, 10), 0.0)
+    got = warp_boxes(OPS, one_hot, keras.ops.array(shift), "xyxy", (8, 10), (8, 10), 0.0)
     np.testing.assert_array_equal(numpy(got["labels"])[:, :, 0], [[1, -1, -1]] * 2)
 
 
 @pytest.mark.parametrize("batch, count", [(0, 3), (2, 0)])
 def test_no_images_and_no_boxes_are_as_good(batch, count):
     given = {"boxes": keras.ops.zeros((batch, count, 4)), "labels": keras.ops.zeros((batch, count), "int32")}
-    got = warp_boxes(keras.ops, given, keras.ops.zeros((batch, 3, 3)), "xywh", (8, 10), (8, 10), 0.0)
+    got = warp_boxes(OPS, given, keras.ops.zeros((batch, 3, 3)), "xywh", (8, 10), (8, 10), 0.0)
     assert tuple(got["boxes"].shape) == (batch, count, 4) and tuple(got["labels"].shape) == (batch, count)

@@ -14,6 +14,7 @@ from tf_tricks.layers.augmentation import (
     RandomTranslation,
     RandomZoom,
 )
+from tf_tricks.layers.augmentation._namespaces import OPS
 
 SIDE, EACH = 64, 25
 
@@ -56,13 +57,13 @@ def test_one_pass_equals_the_chain_and_is_never_less_sharp(number):
     images = keras.ops.convert_to_tensor(given)
     chain = Augmentation(layers)
     assert len(chain.stages()) == 1
-    together = chain.stages()[0].transform(keras.ops, images, chain._draw_all(keras.ops, images, key)[0])
+    together = chain.stages()[0].transform(OPS, images, chain._draw_all(OPS, images, key)[0])
     one_by_one = images
     for place, layer in enumerate(layers):
         single = Augmentation([layer])
         single.stages()[0].members[:] = [(place, layer, 1.0)]  # the numbers that it draws within the chain
-        drawn = single._draw_all(keras.ops, images, key)[0]
-        one_by_one = single.stages()[0].transform(keras.ops, one_by_one, drawn)
+        drawn = single._draw_all(OPS, images, key)[0]
+        one_by_one = single.stages()[0].transform(OPS, one_by_one, drawn)
     # In the middle no layer of a chain sees what another one filled in.
     together, one_by_one = (numpy(each)[:, 22:-22, 22:-22] for each in (together, one_by_one))
     error = np.mean((together - one_by_one) ** 2, axis=(1, 2, 3))

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from tf_tricks.layers.augmentation import CutMix
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 
@@ -31,8 +32,8 @@ def test_labels_and_masks_are_mixed_as_the_pixels_are(data_format):
 
 
 def test_shares_have_a_beta_distribution_and_rectangles_lie_anywhere():
-    draws = Draws(keras.ops, keras.ops.convert_to_tensor(np.array([1, 2], "int32")), 10000)
-    drawn = CutMix(factor=(1.0, 1.0)).draw(keras.ops, draws, (2000, 3000))
+    draws = Draws(OPS, keras.ops.convert_to_tensor(np.array([1, 2], "int32")), 10000)
+    drawn = CutMix(factor=(1.0, 1.0)).draw(OPS, draws, (2000, 3000))
     assert stats.kstest(numpy(drawn["weight"]), "uniform").statistic < 0.02
     top, left, bottom, right = numpy(drawn["box"]).T
     place = top / np.maximum(2000 - (bottom - top), 1)

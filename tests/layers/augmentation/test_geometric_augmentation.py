@@ -17,6 +17,7 @@ from tf_tricks.layers.augmentation import (
     RandomZoom,
 )
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -44,19 +45,19 @@ def make(name, **arguments):
 
 def draw(layer, batch, size):
     compiled = Compiled(lambda xp, key, _: layer.draw(xp, Draws(xp, key, batch), size))
-    return compiled(keras.ops, keras.ops.convert_to_tensor(np.array([0, 1], "int32")), keras.ops.zeros((1,)))
+    return compiled(OPS, keras.ops.convert_to_tensor(np.array([0, 1], "int32")), keras.ops.zeros((1,)))
 
 
 def transformed(layer, images, drawn):
-    return numpy(Compiled(layer.transform)(keras.ops, keras.ops.array(images), drawn))
+    return numpy(Compiled(layer.transform)(OPS, keras.ops.array(images), drawn))
 
 
 @pytest.mark.parametrize("name", ["RandomCrop", "RandomPerspective", "RandomRotation"])
 def test_compiled_it_gives_what_it_gives_uncompiled(name):
     images = np.random.default_rng(0).uniform(0, 255, (2, 12, 10, 3)).astype("float32")
     layer, twin = make(name), make(name)
-    drawn = twin._draw_all(keras.ops, keras.ops.array(images), twin._key(keras.ops))[0]
-    plain = numpy(twin.transform(keras.ops, keras.ops.array(images), drawn))
+    drawn = twin._draw_all(OPS, keras.ops.array(images), twin._key(OPS))[0]
+    plain = numpy(twin.transform(OPS, keras.ops.array(images), drawn))
     np.testing.assert_allclose(numpy(layer(images, training=True)), plain, atol=0.01)
 
 
@@ -175,7 +176,7 @@ def test_masks_keypoints_and_boxes_follow_the_images(name):
                 assert warped[i, y, x] == 7
     drawn = draw(layer, batch, size)
     with_channels, without, first = (
-        layer.transform_others(keras.ops, {"segmentation_masks": keras.ops.array(each)}, drawn, size)
+        layer.transform_others(OPS, {"segmentation_masks": keras.ops.array(each)}, drawn, size)
         for each in (masks[..., None], masks, masks[:, None])
     )
     for other, axis in ((with_channels, 3), (first, 1)):
@@ -240,7 +241,7 @@ def test_a_mirror_swaps_the_pairs_of_keypoints_also_within_a_fused_chain():
     flip = RandomFlip("horizontal_and_vertical", seed=1, keypoint_pairs=((0, 1),))
     drawn = draw(flip, 32, (10, 12))
     matrix = numpy(drawn["matrix"])
-    got = numpy(flip.transform_others(keras.ops, {"keypoints": keras.ops.array(points)}, drawn, (10, 12))["keypoints"])
+    got = numpy(flip.transform_others(OPS, {"keypoints": keras.ops.array(points)}, drawn, (10, 12))["keypoints"])
     for i in range(32):
         x, y = matrix[i, 0, 0] < 0, matrix[i, 1, 1] < 0
         order = [1, 0, 2] if x != y else [0, 1, 2]  # both flips are a half turn: a left eye stays one

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from tf_tricks.layers.augmentation import Augmentation, MixUp
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 
@@ -14,12 +15,12 @@ def numpy(x):
 
 
 def draws(count, seed=7):
-    return Draws(keras.ops, keras.ops.convert_to_tensor(np.array([seed, 1], "int32")), count)
+    return Draws(OPS, keras.ops.convert_to_tensor(np.array([seed, 1], "int32")), count)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.49, 0.5, 1.0, 2.5, 20.0])
 def test_weights_have_a_beta_distribution(alpha):
-    weight = numpy(MixUp(alpha).draw(keras.ops, draws(10000), (4, 4))["weight"]).astype("float64")
+    weight = numpy(MixUp(alpha).draw(OPS, draws(10000), (4, 4))["weight"]).astype("float64")
     assert np.isfinite(weight).all()
     # float32 has no number between 1 - 6e-8 and 1, where a small alpha puts much of its weight: fold it to 0's side.
     assert abs(np.mean(weight > 0.5) - 0.5) < 0.025

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from tf_tricks.layers import augmentation as layers
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.rand_augment import OPERATIONS
 
@@ -18,7 +19,7 @@ def numpy(x):
 
 def drawn(layer, size=(40, 50)):
     key = keras.ops.convert_to_tensor(np.array([11, 3], "int32"))
-    return layer.draw(keras.ops, Draws(keras.ops, key, COUNT), size)
+    return layer.draw(OPS, Draws(OPS, key, COUNT), size)
 
 
 def is_uniform(values, low, high):
@@ -99,6 +100,6 @@ def test_the_motions_of_rand_augment():
 
 def test_the_strengths_of_trivial_augment_are_the_bins_of_the_paper():
     layer = layers.TrivialAugment(num_magnitude_bins=31)
-    strength = numpy(layer.strength(keras.ops, Draws(keras.ops, keras.ops.convert_to_tensor([11, 3], "int32"), COUNT)))
+    strength = numpy(layer.strength(OPS, Draws(OPS, keras.ops.convert_to_tensor([11, 3], "int32"), COUNT)))
     counts = np.bincount(np.round(strength * 30).astype(int), minlength=31)
     assert len(counts) == 31 and stats.chisquare(counts).pvalue > 0.001

@@ -8,6 +8,7 @@ from scipy import stats
 from tf_tricks.layers.augmentation import RandAugment
 from tf_tricks.layers.augmentation import _operations as operations
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.rand_augment import OPERATIONS
 
@@ -22,7 +23,7 @@ def images(*shape):
 
 def draw(layer, count, size=(20, 30)):
     key = keras.ops.convert_to_tensor(np.array([5, 6], "int32"))
-    return layer.draw(keras.ops, Draws(keras.ops, key, count), size)
+    return layer.draw(OPS, Draws(OPS, key, count), size)
 
 
 class One(RandAugment):
@@ -80,7 +81,7 @@ def test_one_operation_on_all_images(name, expected):
     x = images(3, 6, 8, 3)
     layer = One(num_ops=1, factor=1.0, fill_mode="wrap")
     layer.which = OPERATIONS.index(name)
-    got = numpy(layer.transform(keras.ops, keras.ops.convert_to_tensor(x), draw(layer, 3, (6, 8))))
+    got = numpy(layer.transform(OPS, keras.ops.convert_to_tensor(x), draw(layer, 3, (6, 8))))
     np.testing.assert_allclose(got, expected(x), atol=1e-2)
 
 
@@ -88,9 +89,9 @@ def test_the_loop_equals_one_image_after_the_other_and_all_forms_agree():
     x = images(12, 8, 10, 3)
     layer = RandAugment(num_ops=2, factor=0.6, seed=3)
     drawn = draw(layer, 12, (8, 10))
-    got = numpy(layer._draw and layer.transform(keras.ops, keras.ops.convert_to_tensor(x), drawn))
+    got = numpy(layer._draw and layer.transform(OPS, keras.ops.convert_to_tensor(x), drawn))
     steps, amounts, matrix = (drawn[each] for each in ("steps", "amounts", "matrix"))
-    branches = layer._branches(keras.ops)
+    branches = layer._branches(OPS)
     for i in range(12):
         pixels = keras.ops.convert_to_tensor(x[i : i + 1])
         for k in range(2):
@@ -116,7 +117,7 @@ def test_no_strength_and_no_operations_change_nothing():
     layer.strength = lambda xp, draws: draws.uniform(0.0, 0.0)
     for name in still:
         layer.which = OPERATIONS.index(name)
-        got = layer.transform(keras.ops, keras.ops.convert_to_tensor(x), draw(layer, 4, (8, 6)))
+        got = layer.transform(OPS, keras.ops.convert_to_tensor(x), draw(layer, 4, (8, 6)))
         np.testing.assert_allclose(numpy(got), x, atol=1e-2, err_msg=name)
 
 
@@ -124,7 +125,7 @@ def test_without_leaves_the_images_alone():
     x = keras.ops.convert_to_tensor(images(4, 8, 6, 3))
     layer = RandAugment(num_ops=2)
     kept = keras.ops.convert_to_tensor(np.array([True, False, True, False]))
-    got = numpy(layer.transform(keras.ops, x, layer.without(keras.ops, draw(layer, 4, (8, 6)), kept)))
+    got = numpy(layer.transform(OPS, x, layer.without(OPS, draw(layer, 4, (8, 6)), kept)))
     np.testing.assert_array_equal(got[[1, 3]], numpy(x)[[1, 3]])
 
 
@@ -183,7 +184,7 @@ def test_the_gradient_goes_through_the_loop(backend):
     compiled = Compiled(layer.transform)
 
     def total(x):
-        return keras.ops.sum(compiled(keras.ops, x * 0.1 + 120.0, drawn))
+        return keras.ops.sum(compiled(OPS, x * 0.1 + 120.0, drawn))
 
     if backend == "tensorflow":
         import tensorflow as tf

@@ -6,6 +6,7 @@ import pytest
 import scipy.stats
 
 from tf_tricks.layers.augmentation import RandomCrop
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -35,8 +36,8 @@ def test_each_image_is_cut_at_a_place_of_its_own(dtype):
 
 def test_places_are_drawn_evenly():
     layer = RandomCrop(12, 10)
-    draws = Draws(keras.ops, keras.ops.array(np.array([1, 2], "int32")), 10_000)
-    matrix = numpy(layer.draw(keras.ops, draws, (20, 24))["matrix"])
+    draws = Draws(OPS, keras.ops.array(np.array([1, 2], "int32")), 10_000)
+    matrix = numpy(layer.draw(OPS, draws, (20, 24))["matrix"])
     for offsets, places in ((matrix[:, 1, 2], 9), (matrix[:, 0, 2], 15)):
         counts = np.bincount(offsets.astype(int), minlength=places)
         assert len(counts) == places and scipy.stats.chisquare(counts).pvalue > 0.01

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tf_tricks.layers import augmentation as layers
-from tf_tricks.layers.augmentation import _random
+from tf_tricks.layers.augmentation import _kernels, _random
+from tf_tricks.layers.augmentation._namespaces import OPS
 
 
 def numpy(x):
@@ -30,12 +31,32 @@ def test_gaussian_noise_is_standard_normal_within_three_sigma(noise):
     assert 0.2 < -stats.kurtosis(noise.ravel()) < 0.4  # a sum of four uniform numbers has -0.3
 
 
-def test_noise_is_the_sum_of_four_bytes():
-    salt = keras.ops.convert_to_tensor(np.array([3, -7], "int32"))
-    bits = keras.ops.convert_to_numpy(_random.field(keras.ops, salt, (2, 9, 8, 3)))
+def hashed(salt, shape):
+    """The bits of `shape` for one salt, with NumPy."""
+    x = np.arange(np.prod(shape), dtype="uint32").reshape(shape) * np.uint32(0x7FEB352D) ^ np.array(salt).view("uint32")
+    x = (x ^ x >> 16) * np.uint32(0x7FEB352D)
+    x = (x ^ x >> 15) * np.uint32(0x846CA68B)
+    return x ^ x >> 16
+
+
+@pytest.mark.parametrize("in_planes", [False, True])
+def test_noise_is_the_sum_of_the_four_bytes_of_a_hash(in_planes):
+    salts = np.array([3, -7], "int32")
+    pixels = keras.ops.zeros((2, 9, 8, 3))
+    pixels = _kernels.planes(OPS, pixels) if in_planes else pixels
+    bits = np.stack([hashed(salt, (9, 8, 3)) for salt in salts])
+    salt = keras.ops.convert_to_tensor(salts)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(_random.field(OPS, salt, pixels)).view("uint32"), bits)
     expected = (bits.view("uint8").reshape(*bits.shape, 4).sum(axis=-1, dtype="int32") - 510) / np.sqrt(65535 / 3)
-    found = numpy(_random.normal_field(keras.ops, salt, (2, 9, 8, 3), 2.0))
-    np.testing.assert_allclose(found, 2 * expected, rtol=1e-6)
+    found = _random.normal_field(OPS, salt, pixels, 2.0)
+    np.testing.assert_allclose(numpy(found), 2 * expected, rtol=1e-6)
+    if keras.backend.backend() == "torch":
+        assert _kernels.has_planes(OPS, found) == in_planes
+        window = (slice(2, 5), slice(0, 7))
+        part = _random.normal_field(OPS, salt[:1], pixels[:1], 2.0, window)
+        np.testing.assert_allclose(numpy(part), 2 * expected[:1, 2:5, :7], rtol=1e-6)
+    one = keras.ops.convert_to_numpy(_random.field(OPS, salt, pixels, channels=1))
+    np.testing.assert_array_equal(one.view("uint32")[0], hashed(salts[0], (9, 8, 1)))
 
 
 def test_gaussian_noise_of_neighbours_channels_and_images_is_not_correlated(noise):

@@ -9,6 +9,7 @@ import scipy.stats
 
 from tf_tricks.layers.augmentation import RandomResizedCrop
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -21,7 +22,7 @@ def numpy(x):
 def windows(layer, size, count=10_000):
     size = tuple(np.array(size, "float32"))
     draw = Compiled(lambda xp, key, _: layer.window(xp, Draws(xp, key, count), size))
-    found = draw(keras.ops, keras.ops.array(np.array([1, 2], "int32")), keras.ops.zeros((1,)))
+    found = draw(OPS, keras.ops.array(np.array([1, 2], "int32")), keras.ops.zeros((1,)))
     return np.stack([numpy(each) for each in found], axis=-1)
 
 
@@ -64,7 +65,7 @@ def test_it_shows_the_window_resized():
     layer = RandomResizedCrop(16, 20, scale=(0.2, 0.5))
     places = windows(layer, (24, 30), count=4).astype(int)
     draw = Compiled(lambda xp, key, images: layer.transform(xp, images, layer.draw(xp, Draws(xp, key, 4), (24, 30))))
-    got = numpy(draw(keras.ops, keras.ops.array(np.array([1, 2], "int32")), keras.ops.array(images)))
+    got = numpy(draw(OPS, keras.ops.array(np.array([1, 2], "int32")), keras.ops.array(images)))
     for image, seen, (left, top, width, height) in zip(images, got, places, strict=True):
         part = image[None, top : top + height, left : left + width]
         expected = numpy(keras.ops.image.resize(part, (16, 20), antialias=False))[0]

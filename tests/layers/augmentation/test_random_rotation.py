@@ -7,6 +7,7 @@ import scipy.stats
 
 from tf_tricks.layers import augmentation
 from tf_tricks.layers.augmentation import RandomRotation
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -44,7 +45,7 @@ def test_a_quarter_turn_is_that_of_numpy():
 
 def test_angles_are_drawn_evenly():
     layer = RandomRotation((-0.1, 0.3))
-    drawn = layer.draw(keras.ops, Draws(keras.ops, keras.ops.array(np.array([1, 2], "int32")), 10_000), (8, 8))
+    drawn = layer.draw(OPS, Draws(OPS, keras.ops.array(np.array([1, 2], "int32")), 10_000), (8, 8))
     matrix = numpy(drawn["matrix"])
     turns = np.arctan2(matrix[:, 1, 0], matrix[:, 0, 0]) / (2 * np.pi)
     assert scipy.stats.kstest(turns, "uniform", (-0.1, 0.4)).pvalue > 0.01

@@ -7,6 +7,7 @@ import scipy.stats
 
 from tf_tricks.layers.augmentation import RandomPerspective, RandomShear, RandomTranslation, RandomZoom
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -19,7 +20,7 @@ def numpy(x):
 def matrices(layer, size=(40, 50), count=10_000):
     draw = Compiled(lambda xp, key, _: layer.draw(xp, Draws(xp, key, count), size))
     key = keras.ops.array(np.array([7, 2], "int32"))
-    return numpy(draw(keras.ops, key, keras.ops.zeros((1,)))["matrix"]).astype("float64")
+    return numpy(draw(OPS, key, keras.ops.zeros((1,)))["matrix"]).astype("float64")
 
 
 def is_uniform(values, low, high):
@@ -88,5 +89,5 @@ def test_beyond_the_horizon_of_a_perspective_lies_what_is_filled_in():
     assert len(folded) > 3
     parameters = {"matrix": keras.ops.array(drawn[folded].astype("float32"))}
     images = keras.ops.ones((len(folded), 20, 20, 1))
-    got = numpy(Compiled(layer.transform)(keras.ops, images, parameters))[..., 0]
+    got = numpy(Compiled(layer.transform)(OPS, images, parameters))[..., 0]
     assert (got[depth[folded] < 0] == -5.0).all() and np.isfinite(got).all()

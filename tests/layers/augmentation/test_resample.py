@@ -6,6 +6,7 @@ import pytest
 import scipy.ndimage
 
 from tf_tricks.layers.augmentation._compiled import Compiled
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._resample import FILL_MODES, resample
 
 SCIPY_MODES = {"constant": "grid-constant", "wrap": "grid-wrap"}
@@ -21,7 +22,7 @@ def resampled(images, matrix, size, **options):
     one_pass = Compiled(lambda xp, images, matrix: resample(xp, images, matrix, size, **options))
     on_jax = keras.backend.backend() == "jax"
     tensors = keras.ops.convert_to_tensor(images), keras.ops.convert_to_tensor(matrix)
-    return one_pass(keras.ops, *tensors) if on_jax else resample(keras.ops, *tensors, size, **options)
+    return one_pass(OPS, *tensors) if on_jax else resample(OPS, *tensors, size, **options)
 
 
 def random_matrices(rng, batch, size):

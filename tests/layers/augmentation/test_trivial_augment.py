@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from tf_tricks.layers.augmentation import TrivialAugment
+from tf_tricks.layers.augmentation._namespaces import OPS
 from tf_tricks.layers.augmentation._random import Draws
 from tf_tricks.layers.augmentation.trivial_augment import OPERATIONS
 
@@ -15,8 +16,8 @@ def numpy(x):
 
 
 def test_operations_and_strengths_are_those_of_the_paper():
-    draws = Draws(keras.ops, keras.ops.convert_to_tensor(np.array([5, 6], "int32")), 28000)
-    drawn = TrivialAugment().draw(keras.ops, draws, (64, 64))
+    draws = Draws(OPS, keras.ops.convert_to_tensor(np.array([5, 6], "int32")), 28000)
+    drawn = TrivialAugment().draw(OPS, draws, (64, 64))
     steps, amounts, matrix = (numpy(drawn[name]) for name in ("steps", "amounts", "matrix"))
     steps, amounts = steps[:, 0], amounts[:, 0]
     assert len(OPERATIONS) == 14

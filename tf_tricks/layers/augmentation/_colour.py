@@ -17,7 +17,7 @@ LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
 _ROWS = 8  # so many at a time are summed for a mean
 _LEAST = float(np.finfo("float32").tiny)  # of the numbers whose inverse is finite
-_SEXTANTS = np.array([0.0, 2.0, 4.0], "float32")  # where red, green and blue lie on the hue circle of six parts
+_SEXTANTS = (0.0, 2.0, -2.0)  # where red, green and blue lie on the hue circle of six parts
 
 
 def per_image(xp, values):
@@ -45,9 +45,10 @@ def check_rgb(layer, pixels):
 def mean(xp, pixels):
     """The mean of each channel of each image, `(batch, 1, 1, channels)`."""
     height = pixels.shape[1]
-    if height is None or height < 2 * _ROWS or (BACKEND == "jax" and xp is OPS):
+    if height is None or height < 2 * _ROWS or (BACKEND != "tensorflow" and xp is OPS):
         return xp.mean(xp.mean(pixels, axis=1, keepdims=True), axis=2, keepdims=True)
-    # Sums of rows first, which TensorFlow's XLA vectorises: half the time on a CPU. JAX's then computes them twice.
+    # Sums of rows first, which TensorFlow's XLA vectorises: half the time on a CPU. JAX's then computes them twice, and
+    # Torch has a quick sum of its own.
     whole = height - height % _ROWS
     total = xp.sum(sum(pixels[:, i:whole:_ROWS] for i in range(_ROWS)), axis=1, keepdims=True)
     if whole < height:
@@ -74,9 +75,10 @@ def luminance(xp, pixels, were_bytes=False):
     return _kernels.weigh_channels(xp, pixels, LUMA, were_bytes)
 
 
-def grayscale(xp, pixels):
+def grayscale(xp, pixels, were_bytes=False):
     """The luminance in all three channels."""
-    return luminance(xp, pixels) + xp.zeros_like(pixels)
+    gray = luminance(xp, pixels, were_bytes)
+    return gray.expand(pixels.shape) if _kernels.is_on(xp, "torch") else gray + xp.zeros_like(pixels)
 
 
 def hue_and_saturation(xp, pixels, turns, saturation, value_range):
@@ -92,21 +94,36 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
         saturation: `(batch,)` >= 0, or None; the product is clipped to 1.
         value_range: (low, high); `low` is black.
     """
-    low = value_range[0]
-    red, green, blue = (pixels[..., i : i + 1] - low for i in range(3))
-    value = xp.maximum(xp.maximum(red, green), blue)
-    chroma = value - xp.minimum(xp.minimum(red, green), blue)
+    value = _greatest(xp, pixels)
+    below = value - pixels
+    chroma = _greatest(xp, below)
     per_chroma = 1.0 / xp.where(chroma >= _LEAST, chroma, xp.ones_like(chroma))
-    new_chroma = chroma if saturation is None else xp.minimum(chroma * per_image(xp, saturation), value)
+    if saturation is None:
+        new_chroma = chroma
+    else:
+        new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - value_range[0])
     if turns is None:  # the hue stays: each channel keeps its share
-        return value - (value - (pixels - low)) * (per_chroma * new_chroma) + low
-    red_leads, green_leads = value <= red, value <= green
-    side = xp.where(red_leads, green - blue, xp.where(green_leads, blue - red, red - green)) * per_chroma
-    zero = xp.zeros_like(side)
-    sextant = side + xp.where(red_leads, zero, xp.where(green_leads, zero + 2.0, zero + 4.0))
-    away = xp.abs(sextant + (per_image(xp, turns) * 6.0 - xp.convert_to_tensor(_SEXTANTS)))
-    away = xp.minimum(away, xp.abs(away - 6.0))
-    return value - new_chroma * _kernels.clip(xp, away - 1.0, 0.0, 1.0) + low
+        return value - below * (per_chroma * new_chroma)
+    # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1.
+    red, green, blue = (below[..., i : i + 1] for i in range(3))
+    sextants = (2.0 * chroma + red - green - blue) * per_chroma
+    sextants = _kernels.with_sign_of(xp, sextants, blue - green)
+    sextants = sextants + per_image(xp, turns) * 6.0
+
+    def channels(of):  # in sixths of the circle
+        away = xp.abs(sextants - of)
+        away = xp.minimum(away, xp.abs(away - 6.0))
+        return value - new_chroma * _kernels.clip(xp, away - 1.0, 0.0, 1.0)
+
+    if _kernels.is_on(xp, "torch"):
+        return _kernels.as_planes([channels(of) for of in _SEXTANTS])
+    return channels(xp.convert_to_tensor(np.array(_SEXTANTS, "float32")))
+
+
+def _greatest(xp, pixels):
+    """The greatest of the three channels, `(batch, height, width, 1)`."""
+    red, green, blue = (pixels[..., i : i + 1] for i in range(3))
+    return xp.maximum(xp.maximum(red, green), blue)
 
 
 # --- matrices ------------------------------------------------------------------------------------------------------
@@ -114,6 +131,8 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
 
 def apply(xp, pixels, matrix):
     """The pixels' colours mapped by the matrix of their image; not clipped."""
+    if _kernels.has_planes(xp, pixels):
+        return _kernels.mapped(pixels, matrix)
     # Three products and not a `matmul`, which with three columns is slow everywhere.
     columns = [matrix[:, None, None, :, i] for i in range(4)]
     return sum((pixels[..., i : i + 1] * columns[i] for i in range(3)), columns[3])

@@ -90,18 +90,18 @@ def in_turns(xp, function, images, parameters, dtype):
         return xp.reshape(value, (batch // count, count, *value.shape[1:]))
 
     def several(xp, images, parameters):
-        return turn(xp, images[0], _nest(lambda value: value[0], parameters))[None]
+        return turn(xp, images[0], on_leaves(lambda value: value[0], parameters))[None]
 
-    result = one_by_one(xp, several, split(images), _nest(split, parameters), dtype)
+    result = one_by_one(xp, several, split(images), on_leaves(split, parameters), dtype)
     return xp.reshape(result, (batch, *result.shape[2:]))
 
 
 def _one_after_the_other(xp, function, images, parameters, count):
     def turn(begin):
         here = slice(begin, begin + count)
-        return function(xp, images[here], _nest(lambda value: value[here], parameters))
+        return function(xp, images[here], on_leaves(lambda value: value[here], parameters))
 
-    with _one_at_a_time(count == 1):
+    with _taking(count):
         return _put_together(turn, images.shape[0], count)
 
 
@@ -117,24 +117,49 @@ def _put_together(turn, batch, count):
 
 
 @contextlib.contextmanager
-def _one_at_a_time(value):
-    before, _here.has_one = has_one_image(), value
+def _taking(count):
+    before, _here.taken = _taken(), count
     try:
         yield
     finally:
-        _here.has_one = before
+        _here.taken = before
+
+
+def _taken():
+    """How many images a turn takes that Python runs now, on a CPU; 0: it runs none. What it gives is copied."""
+    return getattr(_here, "taken", 0)
 
 
 def has_one_image():
     """Is this a turn that Python runs for one image, on a CPU? Then a condition may be a branch."""
-    return getattr(_here, "has_one", False)
+    return _taken() == 1
 
 
-def where(xp, condition, change, images):
-    """`change()` for the images for which `condition` `(batch,)` holds, the others as they are."""
-    if has_one_image():
-        return change() if bool(condition) else images
-    return xp.where(xp.reshape(condition, (-1, 1, 1, 1)), change(), images)
+def where(xp, condition, change, images, parameters=()):
+    """`change(images, parameters)` for the images for which `condition` `(batch,)` holds, the others as they are.
+
+    On Torch, on a CPU, nothing is computed for the others. `parameters` is a nest of tensors `(batch, ...)`.
+    """
+    if not (runs_in_python(xp) and is_on_cpu(xp, images)):
+        return xp.where(xp.reshape(condition, (-1, 1, 1, 1)), change(images, parameters), images)
+    try:
+        chosen = torch.nonzero(condition)[:, 0]
+    except RuntimeError:  # in a transformation of `torch.func` no condition is known
+        return torch.where(condition.reshape(-1, 1, 1, 1), change(images, parameters), images)
+    return for_chosen(chosen, change, images, parameters)
+
+
+def for_chosen(chosen, change, images, parameters):
+    """`where` on Torch, for the images with the numbers `chosen`."""
+    if len(chosen) == len(images):
+        return change(images, parameters)
+    if len(chosen) == 0:
+        return images if _taken() else images.clone()  # the result is to be no one else's
+    # With the channels first: Torch takes and puts whole images as they lie in memory.
+    axes, back = ((0, 3, 1, 2), (0, 2, 3, 1)) if images.stride(-1) != 1 else ((0, 1, 2, 3),) * 2
+    lying = images.permute(axes)
+    changed = change(lying.index_select(0, chosen).permute(back), on_leaves(lambda value: value[chosen], parameters))
+    return lying.index_copy(0, chosen, changed.permute(axes)).permute(back)
 
 
 @contextlib.contextmanager
@@ -166,7 +191,7 @@ def one_by_one(xp, function, images, parameters, dtype):
         return function(xp, images, parameters)
 
     def body(given):
-        image, *mine = _nest(lambda value: value[None], given)
+        image, *mine = on_leaves(lambda value: value[None], given)
         return function(xp, image, *mine)[0]
 
     if xp is OPS and BACKEND == "jax":
@@ -180,7 +205,7 @@ def one_by_one(xp, function, images, parameters, dtype):
         # Of an unknown number there may be none: XLA then fails on the turn that never comes, but not on one too many.
         count = tf.shape(images)[0]
         more = 1 - tf.minimum(count, 1)
-        given = _nest(
+        given = on_leaves(
             lambda value: tf.pad(value, [[0, more]] + [[0, 0]] * (len(value.shape) - 1)), (images, parameters)
         )
         return tf.map_fn(body, given, fn_output_signature=tf.as_dtype(dtype))[:count]
@@ -204,9 +229,10 @@ def repeat(xp, times, function, value):
     )[1]
 
 
-def _nest(function, nest):
+def on_leaves(function, nest):
+    """`function` on each leaf of nested dicts and lists."""
     if isinstance(nest, dict):
-        return {key: _nest(function, value) for key, value in nest.items()}
+        return {key: on_leaves(function, value) for key, value in nest.items()}
     if isinstance(nest, list | tuple):
-        return [_nest(function, value) for value in nest]
+        return [on_leaves(function, value) for value in nest]
     return function(nest)

@@ -1,9 +1,11 @@
 """Parts of an image found from coordinates, and what they are filled with."""
 
+import math
 import numbers
 
 from tf_tricks.layers.augmentation import _kernels, _random
 from tf_tricks.layers.augmentation._colour import per_image
+from tf_tricks.layers.augmentation._namespaces import OPS
 
 
 def coordinates(xp, pixels):
@@ -74,14 +76,26 @@ def filled(xp, pixels, mask, fill_value, salt, value_range, layer):
 
     The noise is a normal number times the upper end of the range, clipped, as `keras.layers.RandomErasing` fills.
     """
+    fill = _fill(xp, pixels, fill_value, salt, value_range, layer)
+    return xp.where(mask, fill, pixels)
+
+
+def filled_box(pixels, box, fill_value, salt, value_range, layer):
+    """`filled` on Torch for the inside of `rectangle`, of one image."""
+    left, top, right, bottom = (math.ceil(float(each)) for each in box)
+    window = (slice(top, bottom), slice(left, right))
+    changed = pixels.clone()
+    changed[:, *window] = _fill(OPS, pixels, fill_value, salt, value_range, layer, window)
+    return changed
+
+
+def _fill(xp, pixels, fill_value, salt, value_range, layer, window=None):
     low, high = value_range
     if fill_value is None:
-        fill = _kernels.clip(xp, _random.normal_field(xp, salt, xp.shape(pixels), high), low, high)
-    else:
-        if isinstance(fill_value, tuple) and len(fill_value) != pixels.shape[-1]:
-            raise ValueError(
-                f"{layer}: `fill_value` must have one number for each channel. Received: {len(fill_value)} numbers, "
-                f"images of {pixels.shape[-1]} channels"
-            )
-        fill = xp.clip(xp.convert_to_tensor(fill_value, dtype="float32"), low, high)
-    return xp.where(_kernels.in_all_channels(xp, mask, pixels.shape[-1]), fill, pixels)
+        return _kernels.clip(xp, _random.normal_field(xp, salt, pixels, high, window), low, high)
+    if isinstance(fill_value, tuple) and len(fill_value) != pixels.shape[-1]:
+        raise ValueError(
+            f"{layer}: `fill_value` must have one number for each channel. Received: {len(fill_value)} numbers, "
+            f"images of {pixels.shape[-1]} channels"
+        )
+    return xp.clip(xp.convert_to_tensor(fill_value, dtype="float32"), low, high)

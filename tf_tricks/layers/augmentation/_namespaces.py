@@ -1,15 +1,18 @@
 """Where augmentation computes: on the backend, or in a TensorFlow graph whatever the backend.
 
-Each function of this room that computes takes such a namespace `xp` first: `keras.ops`, or TensorFlow's functions
-inside `tf.data` on another backend; what is drawn for Torch on a CPU, NumPy's.
+Each function of this room that computes takes such a namespace `xp` first: OPS, which is `keras.ops`, on Torch
+with less between it and the backend's functions, or TensorFlow's functions inside `tf.data` on another backend; what is
+drawn for Torch on a CPU, NumPy's.
 """
 
 import keras
 import numpy as np
 
+from tf_tricks._backend import BACKEND
 from tf_tricks.layers import _in_tensorflow
+from tf_tricks.layers.augmentation import _in_torch
 
-OPS = keras.ops
+OPS = _in_torch.Functions() if BACKEND == "torch" else keras.ops
 
 
 class _NumPy:

@@ -153,14 +153,16 @@ class Policy(AugmentationLayer):
     def _grouped(self, images, parameters):
         """On Torch: the images that drew the same operation together."""
         steps, amounts, matrix = (parameters[name] for name in ("steps", "amounts", "matrix"))
-        pixels = OPS.cast(images, "float32")
+        pixels, branches = _kernels.planes(OPS, images), self._branches(OPS)
         for number in range(self.num_ops):
-            before = pixels
-            for which, branch in enumerate(self._branches(OPS)):
-                index = torch.nonzero(steps[:, number] == which)[:, 0]
-                if which and len(index):
-                    changed = branch(before[index], amounts[index, number], matrix[index])
-                    pixels = pixels.index_copy(0, index, changed)
+            drawn, amount = steps[:, number], amounts[:, number]
+            for which in sorted(set(drawn.tolist()) - {0}):  # none changes an image that drew another
+
+                def change(pixels, parameters, branch=branches[which]):
+                    return branch(pixels, *parameters)
+
+                chosen = torch.nonzero(drawn == which)[:, 0]
+                pixels = _loops.for_chosen(chosen, change, pixels, (amount, matrix))
         return pixels
 
     def get_config(self):

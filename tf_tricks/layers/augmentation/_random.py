@@ -6,7 +6,13 @@ XLA. The mixing function is a 32-bit finalizer of two multiplications. In `int32
 same key gives the same bits on TensorFlow, JAX and Torch.
 """
 
+import functools
 import math
+
+import numpy as np
+
+from tf_tricks._backend import torch
+from tf_tricks.layers.augmentation import _kernels, _loops
 
 
 def _signed(constant):
@@ -28,7 +34,10 @@ def _shift_right(xp, x, count):
 
 def scramble(xp, x):
     """A permutation of int32 under which one changed bit changes each other with probability one half."""
-    x = xp.bitwise_xor(x, _shift_right(xp, x, 16))
+    return _end_of_scramble(xp, xp.bitwise_xor(x, _shift_right(xp, x, 16)))
+
+
+def _end_of_scramble(xp, x):
     x *= _FIRST
     x ^= _shift_right(xp, x, 15)
     x *= _SECOND
@@ -131,20 +140,43 @@ class Draws:
         return self._xp.cast(self._xp.argsort(self.bits()[:, 0]), "int32")
 
 
-def field(xp, salt, shape):
-    """int32 bits for each value of images of `shape`, from one number `(batch,)` for each image, within a pass."""
-    _, *rest = shape
-    index = xp.reshape(xp.arange(math.prod(rest), dtype="int32"), (1, *rest))
-    index *= _FIRST
-    return scramble(xp, xp.bitwise_xor(index, xp.reshape(salt, [-1] + [1] * len(rest))))
+def field(xp, salt, pixels, channels=None, window=None):
+    """int32 bits for each value of images, from one number `(batch,)` for each image, within a pass.
+
+    Args:
+        xp: the namespace to compute in.
+        salt: int32 `(batch,)`.
+        pixels: the images, for their shape, and on Torch for how they lie in memory.
+        channels: None, those of the images, or their number.
+        window: on Torch (rows, columns), two slices, of one image: the bits of this part alone.
+    """
+    _, *shape = xp.shape(pixels)
+    shape = shape if channels is None else (*shape[:2], channels)
+    salt = xp.reshape(salt, (-1, 1, 1, 1))
+    if _loops.runs_in_python(xp) and _loops.is_on_cpu(xp, pixels):
+        x = torch.from_numpy(_places(*shape, _kernels.has_planes(xp, pixels)))
+        x = x if window is None else x[:, window[0], window[1]]
+        x = xp.bitwise_xor(x, salt ^ _shift_right(xp, salt, 16))
+    else:
+        x = xp.bitwise_xor(xp.reshape(xp.arange(math.prod(shape), dtype="int32") * _FIRST, (1, *shape)), salt)
+        x ^= _shift_right(xp, x, 16)
+    return _end_of_scramble(xp, x)
 
 
-def normal_field(xp, salt, shape, stddev=1.0):
+@functools.lru_cache(maxsize=8)
+def _places(height, width, channels, in_planes):
+    """What `field` hashes of the place of a value, as far as that goes without its salt; int32, for Torch."""
+    x = np.arange(height * width * channels, dtype="int32").reshape(1, height, width, channels)
+    x = (x.transpose(0, 3, 1, 2).copy().transpose(0, 2, 3, 1) if in_planes else x) * np.int32(_FIRST)
+    return x ^ _shift_right(np, x, 16)
+
+
+def normal_field(xp, salt, pixels, stddev=1.0, window=None):
     """Normal noise for each value of images, as far as 3.4 standard deviations: the sum of four bytes.
 
-    `stddev` is a number, or a tensor that broadcasts against images.
+    `stddev` is a number, or a tensor that broadcasts against images; the rest is as in `field`.
     """
-    bits = field(xp, salt, shape)
+    bits = field(xp, salt, pixels, window=window)
     # Two bytes at a time, in the two halves of a number; the product adds its lower half to its upper one.
     halves = xp.right_shift(bits, 8)
     halves &= 0x00FF00FF

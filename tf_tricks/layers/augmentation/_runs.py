@@ -6,7 +6,7 @@ A run is a stage as `AugmentationLayer.stages` describes it.
 import functools
 import textwrap
 
-from tf_tricks.layers.augmentation import _geometry, _loops
+from tf_tricks.layers.augmentation import _geometry, _kernels, _loops
 from tf_tricks.layers.augmentation._warp import Warp
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 from tf_tricks.layers.augmentation.geometric_augmentation import GeometricAugmentation
@@ -153,17 +153,16 @@ class PixelRun(Run):
         return [(drawn, xp.logical_and(kept, before[0]) if before else kept) for drawn, *before in parameters]
 
     def transform(self, xp, images, parameters):
-        pixels = xp.cast(images, "float32")
+        in_planes = any(layer.in_planes for _, layer, _ in self.members)
+        pixels = _kernels.planes(xp, images) if in_planes else xp.cast(images, "float32")
         for (_, layer, _), mine, following in zip(self.members, parameters, [*self.members[1:], None], strict=True):
             change = functools.partial(self._change, xp, layer, pixels, *mine)
             pixels = _loops.settled(xp, change) if following and following[1].rereads else change()
         return pixels
 
     def _change(self, xp, layer, pixels, drawn, kept=None):
-        def change():
-            return layer.apply(xp, pixels, drawn)
-
-        return change() if kept is None else _loops.where(xp, kept, change, pixels)
+        change = functools.partial(layer.apply, xp)
+        return change(pixels, drawn) if kept is None else _loops.where(xp, kept, change, pixels, drawn)
 
     def __str__(self):
         return f"values: {super().__str__()}"

@@ -202,7 +202,7 @@ class AugmentationLayer(keras.layers.Layer):
             return self._draw(xp, images, key)
         with np.errstate(all="ignore"):  # as on the backends
             drawn = self._draw_all(NUMPY, images, known)
-        return keras.tree.map_structure(_as_tensor, drawn)
+        return _loops.on_leaves(_as_tensor, drawn)
 
     def _draw_all(self, xp, images, key):
         key = xp.bitwise_xor(key, self._class_number)
@@ -304,7 +304,8 @@ class AugmentationLayer(keras.layers.Layer):
         if kind == self.compute_dtype:
             return images
         if "int" in self.compute_dtype and not ("int" in kind and np.can_cast(kind, self.compute_dtype)):
-            images = _kernels.clip(xp, xp.round(xp.cast(images, "float32")), *_limits(self.compute_dtype))
+            values, limits = xp.cast(images, "float32"), _limits(self.compute_dtype)
+            return _kernels.to_whole_numbers(xp, values, self.compute_dtype, *limits)
         return xp.cast(images, self.compute_dtype)
 
     def _key(self, xp):

@@ -18,6 +18,7 @@ class PixelAugmentation(AugmentationLayer):
     """
 
     widens = True
+    in_planes = True  # on Torch: are the channels best computed each in one piece?
 
     def __init__(self, bounding_box_format=None, **kwargs):
         super().__init__(**kwargs)
@@ -32,7 +33,8 @@ class PixelAugmentation(AugmentationLayer):
         return _kernels.clip(xp, self.change(xp, pixels, parameters), *self.value_range)
 
     def transform(self, xp, images, parameters):
-        return self.apply(xp, xp.cast(images, "float32"), parameters)
+        pixels = _kernels.planes(xp, images) if self.in_planes else xp.cast(images, "float32")
+        return self.apply(xp, pixels, parameters)
 
     def get_config(self):
         return {**super().get_config(), "bounding_box_format": self.bounding_box_format}

@@ -32,6 +32,8 @@ class RandomBrightness(PixelAugmentation):
         255.0
     """
 
+    in_planes = False
+
     def __init__(self, factor, value_range=(0, 255), seed=None, **kwargs):
         super().__init__(value_range=value_range, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor)

@@ -2,7 +2,7 @@
 
 import keras
 
-from tf_tricks.layers.augmentation import _masks
+from tf_tricks.layers.augmentation import _loops, _masks
 from tf_tricks.layers.augmentation._factors import check_factor
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 
@@ -68,9 +68,10 @@ class RandomErasing(PixelAugmentation):
         return {**drawn, "salt": draws.bits()[:, 0]} if self.fill_value is None else drawn
 
     def change(self, xp, pixels, parameters):
-        mask = _masks.rectangle(xp, pixels, parameters["box"])
-        name, salt = type(self).__name__, parameters.get("salt")
-        return _masks.filled(xp, pixels, mask, self.fill_value, salt, self.value_range, name)
+        box, fill = parameters["box"], (self.fill_value, parameters.get("salt"), self.value_range, type(self).__name__)
+        if _loops.has_one_image():
+            return _masks.filled_box(pixels, box, *fill)
+        return _masks.filled(xp, pixels, _masks.rectangle(xp, pixels, box), *fill)
 
     def get_config(self):
         return {

@@ -1,7 +1,5 @@
 """RandomFlip."""
 
-import functools
-
 import keras
 
 from tf_tricks._checks import check_integer, check_one_of
@@ -66,7 +64,7 @@ class RandomFlip(GeometricAugmentation):
             if mode not in self.mode:
                 continue
             flipped = matrix[:, row, row] < 0.0
-            images = _loops.where(xp, flipped, functools.partial(xp.flip, images, axis), images)
+            images = _loops.where(xp, flipped, lambda images, _, axis=axis: xp.flip(images, axis), images)
         return images
 
     def get_config(self):

@@ -27,7 +27,7 @@ def smooth(xp, pixels, weights, axis):
     else:
         wider = xp.concatenate([pixels[:, :, :1]] * reach + [pixels] + [pixels[:, :, -1:]] * reach, axis=2)
         parts = [wider[:, :, i : i + length] for i in range(size)]
-    return sum(part * weights[:, i][:, None, None, None] for i, part in enumerate(parts))
+    return _kernels.total(part * weights[:, i][:, None, None, None] for i, part in enumerate(parts))
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")

@@ -35,6 +35,8 @@ class RandomGaussianNoise(PixelAugmentation):
         True
     """
 
+    in_planes = False
+
     def __init__(self, factor, value_range=(0, 255), seed=None, **kwargs):
         super().__init__(value_range=value_range, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor, minimum=0.0)
@@ -45,7 +47,7 @@ class RandomGaussianNoise(PixelAugmentation):
     def change(self, xp, pixels, parameters):
         low, high = self.value_range
         stddev = per_image(xp, parameters["stddev"]) * (high - low)
-        return pixels + _random.normal_field(xp, parameters["salt"], xp.shape(pixels), stddev)
+        return pixels + _random.normal_field(xp, parameters["salt"], pixels, stddev)
 
     def get_config(self):
         return {**super().get_config(), "factor": list(self.factor)}

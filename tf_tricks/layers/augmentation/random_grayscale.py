@@ -3,7 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_number
-from tf_tricks.layers.augmentation import _colour, _kernels, _loops
+from tf_tricks.layers.augmentation import _colour, _loops
 from tf_tricks.layers.augmentation.pixel_augmentation import PixelAugmentation
 
 
@@ -51,8 +51,8 @@ class RandomGrayscale(PixelAugmentation):
             return pixels
         _colour.check_rgb(type(self).__name__, pixels)
 
-        def gray():
-            return _kernels.in_all_channels(xp, _colour.luminance(xp, pixels, were_bytes), 3)
+        def gray(pixels, _):
+            return _colour.grayscale(xp, pixels, were_bytes)
 
         return _loops.where(xp, parameters["gray"], gray, pixels)
 

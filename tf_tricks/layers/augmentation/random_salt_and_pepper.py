@@ -44,9 +44,7 @@ class RandomSaltAndPepper(PixelAugmentation):
 
     def change(self, xp, pixels, parameters):
         low, high = self.value_range
-        batch, height, width, _ = xp.shape(pixels)
-        bits = _random.field(xp, parameters["salt"], (batch, height, width, 1))
-        number = _random.unit_interval(xp, bits)
+        number = _random.unit_interval(xp, _random.field(xp, parameters["salt"], pixels, channels=1))
         share = per_image(xp, parameters["share"])
         kind = xp.where(number < share * self.salt, xp.ones_like(pixels) * high, xp.ones_like(pixels) * low)
         return xp.where(number < share, kind, pixels)

@@ -35,6 +35,8 @@ class RandomShotNoise(PixelAugmentation):
         0.0
     """
 
+    in_planes = False
+
     def __init__(self, factor, value_range=(0, 255), seed=None, **kwargs):
         super().__init__(value_range=value_range, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor, minimum=0.0)
@@ -44,7 +46,7 @@ class RandomShotNoise(PixelAugmentation):
 
     def change(self, xp, pixels, parameters):
         low, high = self.value_range
-        noise = _random.normal_field(xp, parameters["salt"], xp.shape(pixels))
+        noise = _random.normal_field(xp, parameters["salt"], pixels)
         deviation = xp.sqrt(xp.maximum(pixels - low, 0.0) * (high - low))  # at `s` = 1
         return pixels + noise * deviation * per_image(xp, parameters["stddev"])
 
