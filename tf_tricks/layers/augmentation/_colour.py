@@ -8,9 +8,7 @@ import math
 
 import numpy as np
 
-from tf_tricks._backend import BACKEND
 from tf_tricks.layers.augmentation import _kernels
-from tf_tricks.layers.augmentation._namespaces import OPS
 
 LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
 # From red, green, blue to luminance and two chromatic axes (NTSC 1953, as in `tf.image.rgb_to_yiq`).
@@ -45,10 +43,11 @@ def check_rgb(layer, pixels):
 def mean(xp, pixels):
     """The mean of each channel of each image, `(batch, 1, 1, channels)`."""
     height = pixels.shape[1]
-    if height is None or height < 2 * _ROWS or (BACKEND != "tensorflow" and xp is OPS):
+    if _kernels.is_on(xp, "torch"):
+        return xp.mean(pixels, axis=(1, 2), keepdims=True)
+    if height is None or height < 2 * _ROWS or _kernels.is_on(xp, "jax"):
         return xp.mean(xp.mean(pixels, axis=1, keepdims=True), axis=2, keepdims=True)
-    # Sums of rows first, which TensorFlow's XLA vectorises: half the time on a CPU. JAX's then computes them twice, and
-    # Torch has a quick sum of its own.
+    # Sums of rows first, which TensorFlow's XLA vectorises: half the time on a CPU. JAX's then computes them twice.
     whole = height - height % _ROWS
     total = xp.sum(sum(pixels[:, i:whole:_ROWS] for i in range(_ROWS)), axis=1, keepdims=True)
     if whole < height:

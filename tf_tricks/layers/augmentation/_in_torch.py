@@ -58,6 +58,10 @@ class Functions:
         return keras.ops.where(condition, yes, no)
 
     @staticmethod
+    def mean(x, axis, keepdims=False):
+        return torch.mean(x, axis, keepdims) if x.is_floating_point() else keras.ops.mean(x, axis, keepdims)
+
+    @staticmethod
     def zeros_like(x):
         return torch.zeros_like(x)
 

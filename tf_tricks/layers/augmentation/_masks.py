@@ -77,6 +77,8 @@ def filled(xp, pixels, mask, fill_value, salt, value_range, layer):
     The noise is a normal number times the upper end of the range, clipped, as `keras.layers.RandomErasing` fills.
     """
     fill = _fill(xp, pixels, fill_value, salt, value_range, layer)
+    if not _kernels.has_planes(xp, pixels):
+        mask = _kernels.in_all_channels(xp, mask, pixels.shape[-1])
     return xp.where(mask, fill, pixels)
 
 

@@ -3,6 +3,7 @@
 import keras
 
 from tf_tricks._checks import check_integer, check_one_of, check_optional
+from tf_tricks.layers.augmentation import _kernels
 from tf_tricks.layers.augmentation._boxes import FORMATS
 from tf_tricks.layers.augmentation.augmentation_layer import AugmentationLayer
 
@@ -117,7 +118,7 @@ class MixingAugmentation(AugmentationLayer):
 def blend(xp, values, partners, weight):
     """`weight` `(batch,)` of the values and the rest of the partners, in the dtype of the values."""
     weight = xp.cast(xp.reshape(weight, [-1] + [1] * (len(values.shape) - 1)), values.dtype)
-    return partners + (values - partners) * weight
+    return _kernels.between(xp, partners, values, weight)
 
 
 def _dtype(tensor):

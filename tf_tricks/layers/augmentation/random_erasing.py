@@ -40,6 +40,8 @@ class RandomErasing(PixelAugmentation):
         0.75
     """
 
+    in_planes = False
+
     def __init__(
         self,
         factor=1.0,

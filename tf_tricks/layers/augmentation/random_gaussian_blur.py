@@ -18,6 +18,8 @@ def gaussian_weights(xp, stddev, size):
 
 def smooth(xp, pixels, weights, axis):
     """Each value replaced by the weighted sum of its neighbours along axis 1 or 2; the edge goes on outside."""
+    if _kernels.is_on(xp, "torch"):
+        return _smooth_in_place(pixels, weights[..., None, None, None], axis)
     size, length = weights.shape[1], xp.shape(pixels)[axis]
     reach = size // 2
     if axis == 1:  # whole rows are copied, which a gather does best
@@ -27,7 +29,23 @@ def smooth(xp, pixels, weights, axis):
     else:
         wider = xp.concatenate([pixels[:, :, :1]] * reach + [pixels] + [pixels[:, :, -1:]] * reach, axis=2)
         parts = [wider[:, :, i : i + length] for i in range(size)]
-    return _kernels.total(part * weights[:, i][:, None, None, None] for i, part in enumerate(parts))
+    return sum(part * weights[:, i][:, None, None, None] for i, part in enumerate(parts))
+
+
+def _smooth_in_place(pixels, weights, axis):
+    """`smooth` on Torch: each neighbour adds its share to what is there; `weights` is `(batch, size, 1, 1, 1)`."""
+    reach, length = weights.shape[1] // 2, pixels.shape[axis]
+    smoothed = pixels * weights[:, reach]
+    for away in range(1, reach + 1):
+        outside = min(away, length)
+        inside = length - outside
+        before, after = weights[:, reach - away], weights[:, reach + away]
+        for weight, first, source, edge in ((before, outside, 0, 0), (after, 0, outside, length - 1)):
+            part = smoothed.narrow(axis, first, inside)
+            part.addcmul_(pixels.narrow(axis, source, inside), weight)
+            part = smoothed.narrow(axis, 0 if first else inside, outside)
+            part.addcmul_(pixels.narrow(axis, edge, 1), weight)
+    return smoothed
 
 
 @keras.saving.register_keras_serializable(package="tf_tricks")
