@@ -14,7 +14,7 @@ LUMA = (0.2989, 0.5870, 0.1140)  # as in `keras.ops.image.rgb_to_grayscale`
 # From red, green, blue to luminance and two chromatic axes (NTSC 1953, as in `tf.image.rgb_to_yiq`).
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.59590059, -0.27455667, -0.32134392], [0.21153661, -0.52273617, 0.31119955]])
 _ROWS = 8  # so many at a time are summed for a mean
-_LEAST = float(np.finfo("float32").tiny)  # of the numbers whose inverse is finite
+_LEAST = 1e-12  # of the range: a chroma below is none
 _SEXTANTS = (0.0, 2.0, -2.0)  # where red, green and blue lie on the hue circle of six parts
 
 
@@ -66,7 +66,10 @@ def quick_mean(xp, pixels):
 def contrast(xp, pixels, factor):
     """Stretch the values about the mean of their channel."""
     centre = mean(xp, pixels)
-    return (pixels - centre) * per_image(xp, factor) + centre
+    stretched = pixels - centre
+    stretched *= per_image(xp, factor)
+    stretched += centre
+    return stretched
 
 
 def luminance(xp, pixels, were_bytes=False):
@@ -96,13 +99,15 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     value = _greatest(xp, pixels)
     below = value - pixels
     chroma = _greatest(xp, below)
-    per_chroma = 1.0 / xp.where(chroma >= _LEAST, chroma, xp.ones_like(chroma))
+    low, high = value_range
+    per_chroma = 1.0 / xp.maximum(chroma, (high - low) * _LEAST)
     if saturation is None:
         new_chroma = chroma
     else:
-        new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - value_range[0])
+        new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - low)
     if turns is None:  # the hue stays: each channel keeps its share
-        return value - below * (per_chroma * new_chroma)
+        below *= per_chroma * new_chroma
+        return value - below
     # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1.
     red, green, blue = (below[..., i : i + 1] for i in range(3))
     sextants = (2.0 * chroma + red - green - blue) * per_chroma
@@ -112,7 +117,10 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     def channels(of):  # in sixths of the circle
         away = xp.abs(sextants - of)
         away = xp.minimum(away, xp.abs(away - 6.0))
-        return value - new_chroma * _kernels.clip(xp, away - 1.0, 0.0, 1.0)
+        away -= 1.0
+        away = _kernels.clip(xp, away, 0.0, 1.0)
+        away *= new_chroma
+        return value - away
 
     if _kernels.is_on(xp, "torch"):
         return _kernels.as_planes([channels(of) for of in _SEXTANTS])

@@ -60,7 +60,7 @@ def planes(xp, images):
 
 def as_planes(channels):
     """Torch's images, in planes, of a list of channels `(batch, height, width, 1)`."""
-    return torch.cat([each.permute(0, 3, 1, 2) for each in channels], dim=1).permute(0, 2, 3, 1)
+    return torch.stack([each[..., 0] for each in channels], dim=1).permute(0, 2, 3, 1)
 
 
 def has_planes(xp, pixels):
