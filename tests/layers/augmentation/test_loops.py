@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.contract.augmentation_rows import AUGMENTATIONS
 from tf_tricks.layers.augmentation import (
     Augmentation,
     CutMix,
@@ -22,6 +23,7 @@ from tf_tricks.layers.augmentation import (
     RandomGrayscale,
     RandomRotation,
     _compiled,
+    _kernels,
     _loops,
 )
 from tf_tricks.layers.augmentation._namespaces import OPS, namespace_of
@@ -187,6 +189,53 @@ def test_a_gradient_by_transformation_is_that_of_backward(count, turns_of):
         given = x.clone().requires_grad_()
         (other(given, training=True) ** 2).sum().backward()
         assert torch.equal(found, given.grad)
+
+
+DIFFERENTIABLE = sorted(set(AUGMENTATIONS) - {"RandAugment", "TrivialAugment"})  # they have steps
+
+
+@on_torch
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+@pytest.mark.parametrize("count", [0, 1])
+def test_the_gradient_is_that_of_central_differences(name, count, turns_of):
+    import torch
+
+    turns_of(count)
+    shape = (4, 10, 12, 3)
+    x, direction, weights = (torch.from_numpy(each) for each in np.random.default_rng(0).uniform(-1, 1, (3, *shape)))
+    x, labels = (128 + 60 * x).to(torch.float32), torch.eye(4)
+
+    def loss(x):
+        layer = AUGMENTATIONS[name].make(seed=3)
+        y = layer({"images": x, "labels": labels} if AUGMENTATIONS[name].labels else x, training=True)
+        y = y["images"] if AUGMENTATIONS[name].labels else y
+        return (y.to(torch.float64) * weights[:, : y.shape[1], : y.shape[2]]).sum()
+
+    given = x.clone().requires_grad_()
+    loss(given).backward()
+    found = (given.grad.to(torch.float64) * direction).sum()
+    step = (0.02 * direction).to(torch.float32)
+    expected = (loss(x + step) - loss(x - step)) / 0.04
+    assert abs(found) > 0.01
+    assert abs(found - expected) < 0.02 * max(abs(expected), 1.0)
+
+
+@pytest.mark.parametrize("which", [(0, 0, 0), (1, 1, 1), (0, 1, 1)])
+@pytest.mark.parametrize("in_planes", [False, True])
+def test_the_images_chosen_change_with_parameters_of_their_own(which, in_planes):
+    x, which = keras.ops.convert_to_tensor(images(3)), np.array(which, bool)
+    x = _kernels.planes(OPS, x) if in_planes else x
+    amounts = keras.ops.convert_to_tensor([1.0, 2.0, 3.0])
+
+    def change(pixels, parameters):
+        return pixels + keras.ops.reshape(parameters["amounts"], (-1, 1, 1, 1))
+
+    found = _loops.where(OPS, keras.ops.convert_to_tensor(which), change, x, {"amounts": amounts})
+    expected = images(3) + (which * [1.0, 2.0, 3.0]).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-6)
+    if keras.backend.backend() == "torch":
+        assert _kernels.has_planes(OPS, found) == in_planes
+        assert found.data_ptr() != x.data_ptr()
 
 
 @on_torch

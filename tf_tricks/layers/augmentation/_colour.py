@@ -106,8 +106,7 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     else:
         new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - low)
     if turns is None:  # the hue stays: each channel keeps its share
-        below *= per_chroma * new_chroma
-        return value - below
+        return value - below * (per_chroma * new_chroma)
     # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1.
     red, green, blue = (below[..., i : i + 1] for i in range(3))
     sextants = (2.0 * chroma + red - green - blue) * per_chroma

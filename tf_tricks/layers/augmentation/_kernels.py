@@ -68,6 +68,11 @@ def has_planes(xp, pixels):
     return is_on(xp, "torch") and pixels.stride(-1) != 1
 
 
+def writable(xp, images):
+    """The images; on Torch each value in a place of its own, also of such as `_colour.grayscale` gives."""
+    return images.contiguous() if is_on(xp, "torch") and 0 in images.stride() else images
+
+
 def to_whole_numbers(xp, values, dtype, low, high):
     """Floats rounded to a dtype of integers, which holds `low` to `high`."""
     if is_on(xp, "torch"):
