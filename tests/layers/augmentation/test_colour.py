@@ -39,6 +39,40 @@ def test_hue_and_saturation_are_those_of_colorsys(value_range, turns, saturation
     np.testing.assert_allclose((got[0, 0] - low) / (high - low), expected, atol=3e-6)
 
 
+def gradient(function, x):
+    """Of the sum of a function of a tensor, on each backend."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return numpy(jax.grad(lambda x: function(x).sum())(tensor(x)))
+    if keras.backend.backend() == "torch":
+        x = tensor(x).requires_grad_()
+        function(x).sum().backward()
+        return x.grad.numpy()
+    import tensorflow as tf
+
+    x = tensor(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.reduce_sum(function(x))
+    return tape.gradient(y, x).numpy()
+
+
+@pytest.mark.parametrize("colour", [(200, 80, 80), (100, 60, 60), (10, 250, 30), (90, 90.5, 200)], ids=str)
+def test_the_gradient_of_a_hue_is_that_of_colorsys_also_where_green_is_blue(colour):
+    weights = np.array([0.3, -1.0, 0.7], "float32")
+
+    def loss(colour):
+        h, s, v = colorsys.rgb_to_hsv(*(each / 255 for each in colour))
+        return 255 * np.dot(weights, colorsys.hsv_to_rgb((h + 0.23) % 1.0, s, v))
+
+    steps = 1e-4 * np.eye(3)
+    expected = [(loss(np.array(colour) + step) - loss(np.array(colour) - step)) / 2e-4 for step in steps]
+    x = np.array(colour, "float32")[None, None, None]
+    turned = lambda x: _colour.hue_and_saturation(OPS, x, tensor([0.23]), None, (0, 255)) * tensor(weights)  # noqa: E731
+    np.testing.assert_allclose(gradient(turned, x)[0, 0, 0], expected, atol=2e-3)
+
+
 def test_differences_too_small_to_be_divided_by_are_no_hue():
     black = tensor([[[[1e-39, 0.0, 0.0], [0.0, 2e-38, 0.0]]]])
     for drawn in ([tensor([0.3]), None], [None, tensor([0.5])]):

@@ -157,6 +157,7 @@ on_torch = pytest.mark.skipif(keras.backend.backend() != "torch", reason="Torch'
 
 def tensor_and_layers():
     layers = [RandomFlip(seed=1), CutMix(seed=1), RandomGrayscale(seed=1)]
+    layers.append(RandomColorJitter(**JITTER, mode="matrix", seed=1))
     layers.append(Augmentation([RandomBrightness(0.1), RandomGaussianNoise(0.1)], seed=1, probability=0.5))
     return keras.ops.convert_to_tensor(images()), layers
 
@@ -174,6 +175,49 @@ def test_autocast_and_strict_numpy_change_nothing(count, turns_of):
             np.testing.assert_array_equal(augmented(layer, x), result)
     with np.errstate(all="raise"):
         assert np.isfinite(augmented(MixUp(1e-40, seed=1), x)).all()
+
+
+@on_torch
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_layer_is_mapped_over_batches(count, turns_of):
+    import torch
+
+    turns_of(count)
+    x, layers = tensor_and_layers()
+    for i, other in enumerate(layers):
+        found = torch.vmap(lambda x: tensor_and_layers()[1][i](x, training=True))(torch.stack([x, x]))  # noqa: B023
+        expected = augmented(other, x)
+        np.testing.assert_allclose(found.numpy(), np.stack([expected, expected]), atol=1e-3)
+
+
+@on_torch
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "int16", "int64", "float16"])
+def test_images_of_every_dtype_are_flipped(dtype):
+    x = images().astype(dtype)
+    found = augmented(RandomFlip("horizontal", seed=1, dtype=dtype), x)
+    flipped = (found != x).any(axis=(1, 2, 3))
+    assert 0 < flipped.sum() < len(x)
+    np.testing.assert_array_equal(found, np.where(flipped[:, None, None, None], x[:, :, ::-1], x))
+
+
+@on_torch
+@pytest.mark.parametrize("name", sorted(AUGMENTATIONS))
+@pytest.mark.parametrize("shape", [(1, 8, 8, 1), (3, 8, 8, 3), (1, 3, 8, 8)], ids=str)
+def test_a_result_is_contiguous_and_no_one_elses(name, shape):
+    import torch
+
+    if shape[-1] == 1 and name in ("RandomColorJitter", "RandomHue", "RandomSaturation", "RandomRGBShift"):
+        pytest.skip("of three channels")
+    data_format = "channels_first" if shape[1] == 3 else "channels_last"
+    for seed in range(4):  # in some nothing is drawn to happen
+        x = torch.full(shape, 100.0)
+        layer = AUGMENTATIONS[name].make(seed=seed, data_format=data_format)
+        given = {"images": x, "labels": torch.eye(3)[: len(x)]} if AUGMENTATIONS[name].labels else x
+        found = layer(given, training=True)
+        found = found["images"] if AUGMENTATIONS[name].labels else found
+        assert found.is_contiguous()
+        found.add_(1.0)
+        assert (x == 100.0).all()
 
 
 @on_torch
@@ -235,7 +279,6 @@ def test_the_images_chosen_change_with_parameters_of_their_own(which, in_planes)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found), expected, rtol=1e-6)
     if keras.backend.backend() == "torch":
         assert _kernels.has_planes(OPS, found) == in_planes
-        assert found.data_ptr() != x.data_ptr()
 
 
 @on_torch

@@ -107,10 +107,11 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
         new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - low)
     if turns is None:  # the hue stays: each channel keeps its share
         return value - below * (per_chroma * new_chroma)
-    # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1.
+    # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1. Up to
+    # one sixth away from red the second term is 0, exactly and in its gradient.
     red, green, blue = (below[..., i : i + 1] for i in range(3))
-    sextants = (2.0 * chroma + red - green - blue) * per_chroma
-    sextants = _kernels.with_sign_of(xp, sextants, blue - green)
+    side, beyond = blue - green, 2.0 * (chroma - xp.maximum(green, blue)) + red
+    sextants = (side + _kernels.with_sign_of(xp, beyond, side)) * per_chroma
     sextants = sextants + per_image(xp, turns) * 6.0
 
     def channels(of):  # in sixths of the circle
@@ -149,7 +150,7 @@ def chain(xp, *matrices):
     result = matrices[0]
     for following in matrices[1:]:
         linear = following[:, :, :3]
-        moved = xp.matmul(linear, result)
+        moved = _kernels.product(xp, linear, result)
         result = moved + xp.concatenate([xp.zeros_like(linear), following[:, :, 3:]], axis=-1)
     return result
 

@@ -6,9 +6,9 @@ from tf_tricks._backend import torch
 
 
 class Functions:
-    """The namespace: `keras.ops`, and Torch's own functions for what they compute in the same way, tensors of floats.
+    """The namespace: Torch's own functions where they give the values and the dtype that `keras.ops` gives, else those.
 
-    Each gives what `keras.ops` gives, in dtype, too; for anything else than it names it asks `keras.ops`.
+    A gradient may differ where two values are equal: `maximum(x, 0.0)` is a `clamp`, which hands all of it on.
     """
 
     def __init__(self):

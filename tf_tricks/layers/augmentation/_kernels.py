@@ -64,13 +64,20 @@ def as_planes(channels):
 
 
 def has_planes(xp, pixels):
-    """Are the pixels what `planes` gives on Torch?"""
+    """On Torch: are the channels of a pixel no neighbours in memory?"""
     return is_on(xp, "torch") and pixels.stride(-1) != 1
 
 
-def writable(xp, images):
-    """The images; on Torch each value in a place of its own, also of such as `_colour.grayscale` gives."""
-    return images.contiguous() if is_on(xp, "torch") and 0 in images.stride() else images
+def handed_out(xp, images, given):
+    """The result of a layer that was given `given`; on Torch contiguous, as Keras's are, and no one else's."""
+    if not is_on(xp, "torch"):
+        return images
+    images = images.contiguous()
+    try:
+        is_given = images.data_ptr() == given.data_ptr()
+    except RuntimeError:  # transformed or traced by Torch, nothing lies anywhere yet
+        return images
+    return images.clone() if is_given else images
 
 
 def to_whole_numbers(xp, values, dtype, low, high):
@@ -106,6 +113,14 @@ def between(xp, start, end, share):
 def with_sign_of(xp, sizes, signs):
     """Numbers >= 0 with the signs of others."""
     return torch.copysign(sizes, signs) if is_on(xp, "torch") else xp.where(signs >= 0.0, sizes, -sizes)
+
+
+def product(xp, left, right):
+    """The product of matrices in float32, on Torch under `torch.autocast`, too."""
+    if not is_on(xp, "torch"):
+        return xp.matmul(left, right)
+    with torch.autocast(left.device.type, enabled=False):
+        return torch.matmul(left, right)
 
 
 def mapped(pixels, matrix):

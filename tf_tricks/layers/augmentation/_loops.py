@@ -17,6 +17,7 @@ from tf_tricks.layers.augmentation._namespaces import OPS
 LEAST_VALUES = 2**15  # of a turn of the loop: a turn of fewer costs more than its arithmetic
 MOST_VALUES = 3 * 2**15  # a turn takes several small images
 CACHED_VALUES = 2**20
+_WITHOUT_INDEX_COPY = ("torch.uint16", "torch.uint32", "torch.uint64")
 _here = threading.local()
 
 
@@ -101,7 +102,7 @@ def _one_after_the_other(xp, function, images, parameters, count):
         here = slice(begin, begin + count)
         return function(xp, images[here], on_leaves(lambda value: value[here], parameters))
 
-    with _taking(count):
+    with _one_at_a_time(count == 1):
         return _put_together(turn, images.shape[0], count)
 
 
@@ -117,22 +118,17 @@ def _put_together(turn, batch, count):
 
 
 @contextlib.contextmanager
-def _taking(count):
-    before, _here.taken = _taken(), count
+def _one_at_a_time(value):
+    before, _here.has_one = has_one_image(), value
     try:
         yield
     finally:
-        _here.taken = before
-
-
-def _taken():
-    """How many images a turn takes that Python runs now, on a CPU; 0: it runs none. What it gives is copied."""
-    return getattr(_here, "taken", 0)
+        _here.has_one = before
 
 
 def has_one_image():
     """Is this a turn that Python runs for one image, on a CPU? Then a condition may be a branch."""
-    return _taken() == 1
+    return getattr(_here, "has_one", False)
 
 
 def where(xp, condition, change, images, parameters=()):
@@ -140,9 +136,11 @@ def where(xp, condition, change, images, parameters=()):
 
     On Torch, on a CPU, nothing is computed for the others. `parameters` is a nest of tensors `(batch, ...)`.
     """
-    if not (runs_in_python(xp) and is_on_cpu(xp, images)):
+    if not (runs_in_python(xp) and is_on_cpu(xp, images)) or str(images.dtype) in _WITHOUT_INDEX_COPY:
         return xp.where(xp.reshape(condition, (-1, 1, 1, 1)), change(images, parameters), images)
     try:
+        if has_one_image():
+            return change(images, parameters) if bool(condition) else images
         chosen = torch.nonzero(condition)[:, 0]
     except RuntimeError:  # in a transformation of `torch.func` no condition is known
         return torch.where(condition.reshape(-1, 1, 1, 1), change(images, parameters), images)
@@ -154,7 +152,7 @@ def for_chosen(chosen, change, images, parameters):
     if len(chosen) == len(images):
         return change(images, parameters)
     if len(chosen) == 0:
-        return images if _taken() else images.clone()  # the result is to be no one else's
+        return images
     # With the channels first: Torch takes and puts whole images as they lie in memory.
     axes, back = ((0, 3, 1, 2), (0, 2, 3, 1)) if images.stride(-1) != 1 else ((0, 1, 2, 3),) * 2
     lying = images.permute(axes)

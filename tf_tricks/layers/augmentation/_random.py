@@ -20,6 +20,7 @@ def _signed(constant):
 
 
 _SALTS = 16
+_MOST_PLACES = 2**20  # that are kept from one call to the next
 _FIRST, _SECOND = (_signed(constant) for constant in (0x7FEB352D, 0x846CA68B))
 
 # Augmented assignments to what a function has made itself work in place on Torch, which keeps it in the cache.
@@ -154,7 +155,8 @@ def field(xp, salt, pixels, channels=None, window=None):
     shape = shape if channels is None else (*shape[:2], channels)
     salt = xp.reshape(salt, (-1, 1, 1, 1))
     if _loops.runs_in_python(xp) and _loops.is_on_cpu(xp, pixels):
-        x = torch.from_numpy(_places(*shape, _kernels.has_planes(xp, pixels)))
+        places = _places if math.prod(shape) <= _MOST_PLACES else _places.__wrapped__
+        x = torch.from_numpy(places(*shape, _kernels.has_planes(xp, pixels)))  # nothing is to be written into it
         x = x if window is None else x[:, window[0], window[1]]
         x = xp.bitwise_xor(x, salt ^ _shift_right(xp, salt, 16))
     else:
@@ -163,7 +165,7 @@ def field(xp, salt, pixels, channels=None, window=None):
     return _end_of_scramble(xp, x)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def _places(height, width, channels, in_planes):
     """What `field` hashes of the place of a value, as far as that goes without its salt; int32, for Torch."""
     x = np.arange(height * width * channels, dtype="int32").reshape(1, height, width, channels)

@@ -166,7 +166,7 @@ class AugmentationLayer(keras.layers.Layer):
                 if others and one_pass is not None:
                     others = stage.transform_others(xp, others, parameters, size)
                 size = stage.output_size(size)
-        return pack(xp, inputs, _kernels.writable(xp, images), others)
+        return pack(xp, inputs, _kernels.handed_out(xp, images, inputs.images), others)
 
     def call_ragged(self, data, training):
         """`call` for a `tf.RaggedTensor` of images of different sizes, which only layers of one output size take."""

@@ -47,9 +47,7 @@ class RandomGaussianNoise(PixelAugmentation):
     def change(self, xp, pixels, parameters):
         low, high = self.value_range
         stddev = per_image(xp, parameters["stddev"]) * (high - low)
-        noisy = _random.normal_field(xp, parameters["salt"], pixels, stddev)
-        noisy += pixels
-        return noisy
+        return pixels + _random.normal_field(xp, parameters["salt"], pixels, stddev)
 
     def get_config(self):
         return {**super().get_config(), "factor": list(self.factor)}

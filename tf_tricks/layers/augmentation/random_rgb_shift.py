@@ -30,6 +30,8 @@ class RandomRGBShift(PixelAugmentation):
         True
     """
 
+    in_planes = False
+
     def __init__(self, factor, value_range=(0, 255), seed=None, **kwargs):
         super().__init__(value_range=value_range, seed=seed, **kwargs)
         self.factor = check_factor("factor", factor)
