@@ -96,21 +96,19 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
         saturation: `(batch,)` >= 0, or None; the product is clipped to 1.
         value_range: (low, high); `low` is black.
     """
-    value = _greatest(xp, pixels)
-    below = value - pixels
-    chroma = _greatest(xp, below)
     low, high = value_range
+    red, green, blue = (pixels[..., i : i + 1] for i in range(3))
+    value = xp.maximum(xp.maximum(red, green), blue)
+    lesser = xp.minimum(green, blue)
+    least = xp.minimum(red, lesser)
+    chroma = value - least
     per_chroma = 1.0 / xp.maximum(chroma, (high - low) * _LEAST)
-    if saturation is None:
-        new_chroma = chroma
-    else:
-        new_chroma = xp.minimum(chroma * per_image(xp, saturation), value - low)
+    new_chroma = chroma if saturation is None else xp.minimum(chroma * per_image(xp, saturation), value - low)
     if turns is None:  # the hue stays: each channel keeps its share
-        return value - below * (per_chroma * new_chroma)
-    # How far the hue is from red, in sixths of the circle: of the shares `below / chroma` one is 0 and one is 1. Up to
-    # one sixth away from red the second term is 0, exactly and in its gradient.
-    red, green, blue = (below[..., i : i + 1] for i in range(3))
-    side, beyond = blue - green, 2.0 * (chroma - xp.maximum(green, blue)) + red
+        return value - (value - pixels) * (per_chroma * new_chroma)
+    # How far the hue is from red, in sixths of the circle. Up to one sixth away from red the second term is 0, exactly
+    # and in its gradient.
+    side, beyond = green - blue, 2.0 * (lesser - least) + (value - red)
     sextants = (side + _kernels.with_sign_of(xp, beyond, side)) * per_chroma
     sextants = sextants + per_image(xp, turns) * 6.0
 
@@ -125,12 +123,6 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     if _kernels.is_on(xp, "torch"):
         return _kernels.as_planes([channels(of) for of in _SEXTANTS])
     return channels(xp.convert_to_tensor(np.array(_SEXTANTS, "float32")))
-
-
-def _greatest(xp, pixels):
-    """The greatest of the three channels, `(batch, height, width, 1)`."""
-    red, green, blue = (pixels[..., i : i + 1] for i in range(3))
-    return xp.maximum(xp.maximum(red, green), blue)
 
 
 # --- matrices ------------------------------------------------------------------------------------------------------
