@@ -38,6 +38,7 @@ CALLS = {
     "reshape": [(FLOATS, (-1, 3)), (FLOATS, [24, 3]), (1.0, (1, 1))],
     "shape": [(FLOATS,)],
     "transpose": [(FLOATS, (0, 3, 1, 2))],
+    "matmul": [(FLOATS, np.swapaxes(OTHERS, 2, 3))],
     "mean": [(FLOATS, (1, 2)), (FLOATS, 1, True), (INTEGERS, 0)],
     "where": [(MASK, FLOATS, OTHERS), (MASK, FLOATS, 0.0), (MASK, 1, 0), (INTEGERS > 0, INTEGERS, BYTES)],
     "zeros_like": [(FLOATS,), (BYTES,)],
@@ -60,7 +61,7 @@ def as_tensors(value):
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("of", [as_tensors, lambda value: value], ids=["tensors", "arrays"])
 def test_values_and_dtypes_are_those_of_keras(name, of):
-    if of is not as_tensors and name in ("shape", "transpose", "mean", "zeros_like", "ones_like"):
+    if of is not as_tensors and name in ("shape", "transpose", "matmul", "mean", "zeros_like", "ones_like"):
         pytest.skip("of tensors only")
     for args in CALLS[name]:
         given = [of(each) for each in args]

@@ -21,7 +21,9 @@ from tf_tricks.layers.augmentation import (
     RandomGaussianBlur,
     RandomGaussianNoise,
     RandomGrayscale,
+    RandomPerspective,
     RandomRotation,
+    RandomTranslation,
     _compiled,
     _kernels,
     _loops,
@@ -175,6 +177,21 @@ def test_autocast_and_strict_numpy_change_nothing(count, turns_of):
             np.testing.assert_array_equal(augmented(layer, x), result)
     with np.errstate(all="raise"):
         assert np.isfinite(augmented(MixUp(1e-40, seed=1), x)).all()
+
+
+@on_torch
+def test_autocast_changes_no_matrix_drawn_on_the_device():
+    import torch
+
+    key = torch.tensor([3, 0], dtype=torch.int32)
+    for layer in (
+        Augmentation([RandomRotation(0.1), RandomTranslation(0.2, 0.2)], seed=3),
+        RandomPerspective(seed=3),
+        RandAugment(seed=3),
+    ):
+        expected = layer._draw(OPS, tensor_and_layers()[0], key)[0]["matrix"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer._draw(OPS, tensor_and_layers()[0], key)[0]["matrix"], expected)
 
 
 @on_torch

@@ -98,18 +98,18 @@ def hue_and_saturation(xp, pixels, turns, saturation, value_range):
     """
     low, high = value_range
     red, green, blue = (pixels[..., i : i + 1] for i in range(3))
-    value = xp.maximum(xp.maximum(red, green), blue)
-    lesser = xp.minimum(green, blue)
+    greater, lesser, with_sign = _kernels.in_order(xp, green, blue)
+    value = xp.maximum(red, greater)
     least = xp.minimum(red, lesser)
     chroma = value - least
     per_chroma = 1.0 / xp.maximum(chroma, (high - low) * _LEAST)
     new_chroma = chroma if saturation is None else xp.minimum(chroma * per_image(xp, saturation), value - low)
     if turns is None:  # the hue stays: each channel keeps its share
         return value - (value - pixels) * (per_chroma * new_chroma)
-    # How far the hue is from red, in sixths of the circle. Up to one sixth away from red the second term is 0, exactly
-    # and in its gradient.
+    # How far the hue is from red, in sixths of the circle, on green's side or on blue's. Less than a sixth away the
+    # second term is 0.
     side, beyond = green - blue, 2.0 * (lesser - least) + (value - red)
-    sextants = (side + _kernels.with_sign_of(xp, beyond, side)) * per_chroma
+    sextants = (side + with_sign(beyond)) * per_chroma
     sextants = sextants + per_image(xp, turns) * 6.0
 
     def channels(of):  # in sixths of the circle
@@ -142,7 +142,7 @@ def chain(xp, *matrices):
     result = matrices[0]
     for following in matrices[1:]:
         linear = following[:, :, :3]
-        moved = _kernels.product(xp, linear, result)
+        moved = xp.matmul(linear, result)
         result = moved + xp.concatenate([xp.zeros_like(linear), following[:, :, 3:]], axis=-1)
     return result
 

@@ -58,6 +58,11 @@ class Functions:
         return keras.ops.where(condition, yes, no)
 
     @staticmethod
+    def matmul(x, y):
+        with torch.autocast(x.device.type, enabled=False):  # places in an image need more than the 8 bits of bfloat16
+            return torch.matmul(x, y)
+
+    @staticmethod
     def mean(x, axis, keepdims=False):
         return torch.mean(x, axis, keepdims) if x.is_floating_point() else keras.ops.mean(x, axis, keepdims)
 

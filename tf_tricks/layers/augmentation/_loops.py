@@ -138,12 +138,13 @@ def where(xp, condition, change, images, parameters=()):
     """
     if not (runs_in_python(xp) and is_on_cpu(xp, images)) or str(images.dtype) in _WITHOUT_INDEX_COPY:
         return xp.where(xp.reshape(condition, (-1, 1, 1, 1)), change(images, parameters), images)
+    alone = has_one_image()
     try:
-        if has_one_image():
-            return change(images, parameters) if bool(condition) else images
-        chosen = torch.nonzero(condition)[:, 0]
+        chosen = bool(condition) if alone else torch.nonzero(condition)[:, 0]
     except RuntimeError:  # in a transformation of `torch.func` no condition is known
         return torch.where(condition.reshape(-1, 1, 1, 1), change(images, parameters), images)
+    if alone:
+        return change(images, parameters) if chosen else images
     return for_chosen(chosen, change, images, parameters)
 
 

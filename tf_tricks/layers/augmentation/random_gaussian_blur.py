@@ -36,6 +36,8 @@ def _smooth_in_place(pixels, weights, axis):
     """`smooth` on Torch: each neighbour adds its share to what is there; `weights` is `(batch, size, 1, 1, 1)`."""
     reach, length = weights.shape[1] // 2, pixels.shape[axis]
     smoothed = pixels * weights[:, reach]
+    if length == 0:
+        return smoothed
     for away in range(1, reach + 1):
         outside = min(away, length)
         inside = length - outside
