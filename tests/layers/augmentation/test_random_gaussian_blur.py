@@ -82,3 +82,8 @@ def test_in_a_composition_it_blurs_what_came_before_it():
     for layer in (RandomBrightness((0.5, 0.5)), RandomGaussianBlur(**blur), RandomBrightness((-0.5, -0.5))):
         expected = layer(expected, training=True)
     np.testing.assert_allclose(got, numpy(expected), atol=1e-2)
+
+
+def test_an_image_without_columns_stays_one():
+    got = RandomGaussianBlur((1.0, 1.0), kernel_size=5)(np.zeros((2, 5, 0, 3), "float32"), training=True)
+    assert tuple(got.shape) == (2, 5, 0, 3)
